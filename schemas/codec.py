@@ -1,6 +1,5 @@
 """JSON and msgpack for the wire: decoders and encoders made once, errors that say what is wrong and where."""
 
-import functools
 import re
 from enum import StrEnum
 from typing import Any, Final, TypeVar
@@ -157,11 +156,14 @@ def _schema_of(type_: type) -> dict[str, Any]:
     return {"anyOf": [number, {"type": "string", "examples": examples[type_]}]}
 
 
-@functools.cache
-def _decoder(type_: Any, content_type: ContentType) -> Any:
-    module = msgspec.json if content_type is ContentType.JSON else msgspec.msgpack
-    return module.Decoder(type_, dec_hook=_from_wire)
+def _decoder(type_: object, content_type: ContentType) -> Any:
+    key = (type_, content_type)
+    if key not in _DECODERS:
+        module: Any = msgspec.json if content_type is ContentType.JSON else msgspec.msgpack
+        _DECODERS[key] = module.Decoder(type_, dec_hook=_from_wire)
+    return _DECODERS[key]
 
 
+_DECODERS: Final[dict[tuple[object, ContentType], Any]] = {}
 _JSON_ENCODER: Final = msgspec.json.Encoder(enc_hook=_to_wire)
 _MSGPACK_ENCODER: Final = msgspec.msgpack.Encoder()

@@ -1,0 +1,1 @@
+"""How a task is run: the Runner life cycle, the registry and the built-in runners."""
