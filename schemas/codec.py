@@ -12,8 +12,11 @@ from .task import PATTERNS, Cache, Limits, Retry, Task
 T = TypeVar("T")
 
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeError, RecursionError, OverflowError)
+_UNWRITABLE: Final = (UnicodeError, RecursionError, OverflowError)
+_LOCATED: Final = re.compile(r"(?P<text>.*) - at `(?:key` in `)?\$\.?(?P<where>[^`]*)`", re.DOTALL)
 _UNKNOWN_FIELD: Final = re.compile(r"Object contains unknown field `(?P<field>.*)`", re.DOTALL)
 _MAX_PATH: Final = 200
+_MAX_TEXT: Final = 500
 
 
 class SchemaError(ValueError):
@@ -55,7 +58,7 @@ def decode(type_: type[T], payload: bytes, content_type: ContentType = ContentTy
     try:
         message: T = _decoder(type_, content_type).decode(payload)
     except msgspec.ValidationError as error:
-        raise SchemaError(explain(error)) from None
+        raise SchemaError(explain(error, type_)) from None
     except _UNREADABLE as error:
         raise SchemaError(f"the payload is not valid {content_type.name}: {error}") from None
     return message
@@ -78,27 +81,35 @@ def convert(value: object, type_: type[T]) -> T:
     try:
         return msgspec.convert(value, type_, dec_hook=_from_wire)
     except msgspec.ValidationError as error:
-        raise SchemaError(explain(error)) from None
+        raise SchemaError(explain(error, type_)) from None
     except _UNREADABLE as error:
         raise SchemaError(str(error)) from None
 
 
 def encode(value: object, content_type: ContentType = ContentType.JSON) -> bytes:
-    """Encode one message; times are RFC 3339 in both forms."""
-    if content_type is ContentType.JSON:
-        return _JSON_ENCODER.encode(value)
-    return _MSGPACK_ENCODER.encode(msgspec.to_builtins(value, enc_hook=_to_wire))
+    """Encode one message; times are RFC 3339 in both forms.
+
+    Raises:
+        SchemaError: it holds what cannot be sent, such as a lone surrogate.
+    """
+    try:
+        if content_type is ContentType.JSON:
+            return _JSON_ENCODER.encode(value)
+        return _MSGPACK_ENCODER.encode(msgspec.to_builtins(value, enc_hook=_to_wire))
+    except _UNWRITABLE as error:
+        raise SchemaError(f"the message cannot be written as {content_type.name}: {error}") from None
 
 
-def explain(error: msgspec.ValidationError) -> str:
-    """Return a validation error as one sentence that says what is wrong and where."""
-    text, _, path = str(error).partition(" - at `$")
-    where = path.rstrip("`").lstrip(".")[:_MAX_PATH]
+def explain(error: msgspec.ValidationError, type_: object = None) -> str:
+    """Return a validation error of a `type_` as one sentence that says what is wrong and where."""
+    text, where = str(error), ""
+    if located := _LOCATED.fullmatch(text):
+        text, where = located["text"], located["where"][:_MAX_PATH]
     if unknown := _UNKNOWN_FIELD.fullmatch(text):
-        return _explain_unknown(unknown["field"], where)
+        return _explain_unknown(unknown["field"][:_MAX_PATH], where, type_)
     for pattern, words in PATTERNS.items():
         text = text.replace(f"`str` matching regex {pattern!r}", words)
-    text = text[0].lower() + text[1:]
+    text = text[0].lower() + (text[1:] if len(text) <= _MAX_TEXT else f"{text[1:_MAX_TEXT]}…")
     return f"`{where}`: {text}" if where else text
 
 
@@ -110,20 +121,21 @@ def json_schema(type_: type) -> dict[str, Any]:
     }
 
 
-def _explain_unknown(field: str, where: str) -> str:
+def _explain_unknown(field: str, where: str, type_: object) -> str:
     message = f"unknown field `{field}`" + (f" in `{where}`" if where else "")
-    home = _home_of(field, where)
+    home = _home_of(field, where) if type_ is Task else None
     return f"{message}; it belongs in {home}" if home else message
 
 
 def _home_of(field: str, where: str) -> str | None:
-    """Name the place an unknown field was meant for, if one is known."""
-    if where and field in Task.__struct_fields__:
+    """Name the place an unknown field of a task, or of the part of it at `where`, was meant for, if one is known."""
+    if field in Task.__struct_fields__:
         return "the task itself"
     for name, part in (("retry", Retry), ("limits", Limits), ("cache", Cache)):
-        if name != where and field in part.__struct_fields__:
+        if field in part.__struct_fields__:
             return f"`{name}`"
-    return "`args`" if not where and field in _PARAMETERS else None
+    in_task = where.rpartition(".")[2] in {"", "fallback"}
+    return "`args`" if in_task and field in _PARAMETERS else None
 
 
 _PARAMETERS: Final = frozenset({

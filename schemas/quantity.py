@@ -1,9 +1,10 @@
 """Durations, sizes and moments as people write them: `"1m30s"`, `"64MiB"`, RFC 3339."""
 
-import math
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Final, Self
+from typing import Annotated, Final, Self
+
+import msgspec
 
 MAX_DURATION: Final = 10 * 365 * 86400.0
 """Ten years, in seconds: longer than any task, short enough for every clock it is added to."""
@@ -26,6 +27,8 @@ _SIZE_UNITS: Final = {
     "GiB": 2**30,
     "TiB": 2**40,
 }
+
+_Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Duration(float):
@@ -95,7 +98,9 @@ class Expiry:
 
     def to_wire(self) -> str | float:
         """Return what `parse` reads back."""
-        return self._at.isoformat() if self._at is not None else float(self._after or 0.0)
+        if self._at is not None:
+            return self._at.isoformat().replace("+00:00", "Z")
+        return float(self._after or 0.0)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Expiry) and self.to_wire() == other.to_wire()
@@ -114,7 +119,7 @@ def utc_now() -> datetime:
 
 def _seconds(value: object) -> float:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value) if math.isfinite(value) else -1.0
+        return float(value) if 0 <= value <= MAX_DURATION else -1.0  # not all numbers fit a float
     if isinstance(value, str) and _DURATION.fullmatch(value):
         return sum(float(number) * _DURATION_UNITS[unit] for number, unit in _DURATION_PART.findall(value))
     raise ValueError(f'expected a duration in seconds or such as "1m30s", got {value!r}')
@@ -124,13 +129,13 @@ def _bytes(value: object) -> int:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value // 1:
         return int(value)
     if isinstance(value, str) and (match := _SIZE.fullmatch(value)):
-        return int(float(match[1]) * _SIZE_UNITS[match[2]])
+        size = float(match[1]) * _SIZE_UNITS[match[2]]
+        return int(size) if size <= MAX_SIZE else -1
     raise ValueError(f'expected a size in bytes or such as "64MiB", got {value!r}')
 
 
 def _moment(value: str) -> datetime | None:
     try:
-        moment = datetime.fromisoformat(value)
-    except ValueError:
+        return msgspec.convert(value, _Moment).astimezone(UTC)
+    except (msgspec.ValidationError, OverflowError):
         return None
-    return moment if moment.tzinfo is not None else None

@@ -6,6 +6,9 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+Encoding = Literal["utf-8", "base64"]
+"""How a stream is written as text."""
+
 
 class Status(StrEnum):
     """Where a task is; the last five are ends."""
@@ -50,7 +53,7 @@ class StreamOutput(Struct, frozen=True, kw_only=True):
     """
 
     bytes: int = 0
-    encoding: Literal["utf-8", "base64"] = "utf-8"
+    encoding: Encoding = "utf-8"
     truncated: bool = False
     dropped_bytes: int = 0
     ref: str | None = None

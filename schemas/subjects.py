@@ -101,9 +101,10 @@ class Subjects(Struct, frozen=True):
 
     def parse_control(self, subject: str) -> tuple[str, Verb] | None:
         """Return the task and verb that a control subject names, or None if it names none."""
-        head, _, tail = subject.removeprefix(f"{self.prefix}.control.").rpartition(".")
-        verb = _VERBS.get(tail)
-        return (head, verb) if verb is not None and is_task_id(head) else None
+        match subject.split("."):
+            case [self.prefix, "control", task_id, verb] if is_task_id(task_id) and verb in _VERBS:
+                return task_id, _VERBS[verb]
+        return None
 
     def check_reply(self, subject: str, prefixes: Sequence[str] = DEFAULT_REPLY_PREFIXES) -> None:
         """Let a reply subject pass, or not: the worker must not publish where the task's sender may not.

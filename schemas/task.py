@@ -2,8 +2,9 @@
 
 import base64
 import binascii
+import math
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct, field
@@ -12,9 +13,13 @@ from .quantity import Duration, Expiry, Size
 
 MAX_RECURRING_ID: Final = 50
 """Characters: each firing of a schedule appends its time to the id."""
+MAX_NESTING: Final = 100
+"""Levels of lists and objects in `args`: a task that can be read can then be published again from any stack."""
+MAX_FALLBACKS: Final = 10
+"""Fallbacks of fallbacks, for the same reason."""
 
 NAME_PATTERN: Final = r"^[A-Za-z0-9_-]{1,64}$(?!\n)"  # `$` alone would let a trailing newline through
-CONDITION_PATTERN: Final = r"^([a-z_]+|exit:\d{1,3}|http:([1-5]\d\d|[1-5]xx))$(?!\n)"
+CONDITION_PATTERN: Final = r"^([a-z_]+|exit:[0-9]{1,3}|http:([1-5][0-9]{2}|[1-5]xx))$(?!\n)"
 PATTERNS: Final = {
     NAME_PATTERN: "1 to 64 characters of A-Z a-z 0-9 _ -",
     CONDITION_PATTERN: 'a status, error class or error code, "exit:<n>", "http:<n>" or "http:5xx"',
@@ -95,7 +100,7 @@ class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
     stdin: str | Base64 | None = None
     limits: Limits = Limits()
     limits_policy: Literal["best_effort", "require"] = "best_effort"
-    retry: Retry = field(default_factory=Retry)
+    retry: Annotated[Retry, Meta(extra_json_schema={"default": {}})] = field(default_factory=Retry)
     max_redeliveries: Annotated[int, Meta(ge=0, le=1000)] = 3
     on_worker_lost: Literal["requeue", "fail"] = "requeue"
     not_before: Annotated[datetime, Meta(tz=True)] | None = None
@@ -115,17 +120,37 @@ class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
             raise ValueError(f"`{min(both)}` is given in both `env` and `secret_env`")
         if self.cwd is not None and (not self.cwd or "\0" in self.cwd):
             raise ValueError("`cwd` must not be empty or contain a NUL byte")
+        _check_json(self.args)
         self._check_schedule()
         if self.fallback is not None and self.fallback.id is not None:
             raise ValueError("`fallback` must not have an `id`: it runs under its task's")
+        if self._fallbacks() > MAX_FALLBACKS:
+            raise ValueError(f"`fallback` is nested more than {MAX_FALLBACKS} deep")
+
+    def stdin_bytes(self) -> bytes:
+        """Return what the task reads on standard input; none is none."""
+        match self.stdin:
+            case Base64():
+                return self.stdin.data()
+            case str():
+                return self.stdin.encode()
+        return b""
+
+    def _fallbacks(self) -> int:
+        return 0 if self.fallback is None else 1 + self.fallback._fallbacks()
 
     def _check_schedule(self) -> None:
         if sum(given is not None for given in (self.not_before, self.delay, self.schedule)) > 1:
             raise ValueError("only one of `not_before`, `delay` and `schedule` may be given")
+        if self.not_before is not None:
+            _check_in_range(self.not_before)
         if self.schedule is None:
             return
         if not _SCHEDULE.fullmatch(self.schedule):
             raise ValueError(f'`schedule` {self.schedule!r} is neither cron nor such as "@every 5s" or "@hourly"')
+        every = self.schedule.removeprefix("@every ")
+        if every != self.schedule and Duration.parse(every) < 1:
+            raise ValueError(f"`schedule` {self.schedule!r}: firings must be at least 1 s apart")
         if self.id is not None and len(self.id) > MAX_RECURRING_ID:
             raise ValueError(f"the `id` of a recurring task has at most {MAX_RECURRING_ID} characters")
 
@@ -136,3 +161,29 @@ def _check_environment(name: str, variables: dict[str, str]) -> None:
             raise ValueError(f"`{name}` has the name {key!r}: a name must not be empty or contain '=' or a NUL byte")
         if "\0" in value:
             raise ValueError(f"`{name}.{key}` contains a NUL byte")
+
+
+def _check_in_range(moment: datetime) -> None:
+    try:
+        moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("`not_before` is outside the years 1 to 9999 in UTC") from None
+
+
+def _check_json(value: object, room: int = MAX_NESTING) -> None:
+    """Refuse in `args` what only msgpack can hold, and nesting too deep to be safe."""
+    if value is None or isinstance(value, str):
+        return
+    if room == 0 and isinstance(value, (dict, list, tuple)):
+        raise ValueError(f"`args` is nested more than {MAX_NESTING} deep")
+    if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value):
+            raise ValueError("`args` has a key that is not a string")
+        value = [*value.values()]
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            _check_json(item, room - 1)
+    elif not isinstance(value, (int, float)):
+        raise ValueError(f"`args` holds a {type(value).__name__}, which JSON cannot")
+    elif not (math.isfinite(value) if isinstance(value, float) else -(2**63) <= value < 2**64):
+        raise ValueError(f"`args` holds the number {value!r}, which not every reader of JSON and msgpack can")

@@ -1,0 +1,41 @@
+"""CommandRunner: an executable with arguments, never through a shell."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from .arguments import check_argv
+from .base import Runner
+from .errors import Outcome
+from .process import ProcessSpec, environment, supervise
+
+
+class CommandParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`command` is an executable's path, or its name on the task's PATH; `args` follow it as they stand."""
+
+    command: str = ""
+    args: Sequence[str] = ()
+    stop_scope: Literal["group", "leader"] = "group"
+
+    def __post_init__(self) -> None:
+        check_argv(self.command, self.args)
+
+
+class CommandRunner(Runner[CommandParams]):
+    """Runs an executable in a session of its own; exit code 0 is success."""
+
+    params_type = CommandParams
+    command_field = "command"
+    takes = frozenset({"env", "secret_env", "cwd", "stdin"})
+    reports_start = True
+
+    async def run(self, params: CommandParams) -> Outcome:
+        spec = ProcessSpec(
+            argv=(params.command, *params.args),
+            env=environment(self.context),
+            cwd=self.context.task.cwd,
+            stdin=self.context.task.stdin_bytes(),
+            stop_scope=params.stop_scope,
+        )
+        return await supervise(self, spec)

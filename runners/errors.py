@@ -1,0 +1,168 @@
+"""What can go wrong with a task, as exceptions, and what each means in its Result.
+
+RunnerError
+├── InvalidTaskError           error    parameter  invalid_task
+├── PolicyDeniedError          error    parameter  policy_denied
+├── LimitUnsupportedError      error    parameter  limit_unsupported
+├── UnknownCategoryError       error    parameter  unknown_category
+├── StartError                 the task cannot be started because of the task itself
+│   ├── CommandNotFoundError       failed   execution  command_not_found        127
+│   ├── InterpreterNotFoundError   failed   execution  interpreter_not_found    127
+│   ├── NotExecutableError         failed   execution  not_executable           126
+│   ├── ExecFormatError            failed   execution  exec_format_error        126
+│   ├── ArgumentTooLongError       failed   execution  argument_too_long        126
+│   └── BadCwdError                failed   execution  bad_cwd
+├── SpawnFailedError           error    system     spawn_failed
+└── InternalError              error    system     internal
+"""
+
+from typing import ClassVar
+
+from msgspec import Struct
+
+from schemas import Cause, ErrorClass, Status
+
+
+class Outcome(Struct, frozen=True, kw_only=True):
+    """How a run ended, as far as its Runner can tell; the base class adds the rest of the Result."""
+
+    status: Status = Status.SUCCESS
+    error_class: ErrorClass | None = None
+    code: str | None = None
+    message: str = ""
+    retryable: bool = False
+
+
+SUCCESS = Outcome()
+
+
+def failed(code: str, message: str) -> Outcome:
+    """Return the outcome of a run that failed by its own doing."""
+    return Outcome(status=Status.FAILED, error_class=ErrorClass.EXECUTION, code=code, message=message)
+
+
+def interrupted(cause: Cause, message: str) -> Outcome:
+    """Return the outcome of a run that was ended from outside."""
+    status, error_class, code, retryable = _INTERRUPTIONS[cause]
+    return Outcome(status=status, error_class=error_class, code=code, message=message, retryable=retryable)
+
+
+_INTERRUPTIONS = {
+    Cause.TIMEOUT: (Status.TIMEOUT, ErrorClass.TIMEOUT, "timeout", False),
+    Cause.STOP: (Status.CANCELED, ErrorClass.EXECUTION, "stopped", False),
+    Cause.KILL: (Status.CANCELED, ErrorClass.EXECUTION, "killed", False),
+    Cause.SHUTDOWN: (Status.ERROR, ErrorClass.SYSTEM, "worker_shutdown", True),
+    Cause.LOST: (Status.ERROR, ErrorClass.SYSTEM, "worker_lost", True),
+}
+
+
+class RunnerError(Exception):
+    """A task that was refused, could not be started, or fell victim to its worker.
+
+    The text is one sentence for a person. `exit_code` is the shell's convention for a failed exec, None elsewhere.
+    """
+
+    status: ClassVar[Status] = Status.ERROR
+    error_class: ClassVar[ErrorClass] = ErrorClass.SYSTEM
+    code: ClassVar[str] = "internal"
+    retryable: ClassVar[bool] = False
+    exit_code: ClassVar[int | None] = None
+
+    @property
+    def outcome(self) -> Outcome:
+        return Outcome(
+            status=self.status,
+            error_class=self.error_class,
+            code=self.code,
+            message=str(self),
+            retryable=self.retryable,
+        )
+
+
+class InvalidTaskError(RunnerError):
+    """The task or its parameters are malformed."""
+
+    error_class = ErrorClass.PARAMETER
+    code = "invalid_task"
+
+
+class PolicyDeniedError(RunnerError):
+    """The worker's policy forbids the task; the text names the rule."""
+
+    error_class = ErrorClass.PARAMETER
+    code = "policy_denied"
+
+
+class LimitUnsupportedError(RunnerError):
+    """A required limit cannot be enforced here."""
+
+    error_class = ErrorClass.PARAMETER
+    code = "limit_unsupported"
+
+
+class UnknownCategoryError(RunnerError):
+    """No runner is registered for the category."""
+
+    error_class = ErrorClass.PARAMETER
+    code = "unknown_category"
+
+
+class StartError(RunnerError):
+    """The task cannot be started, and would not be on another try."""
+
+    status = Status.FAILED
+    error_class = ErrorClass.EXECUTION
+
+
+class CommandNotFoundError(StartError):
+    """ENOENT at exec."""
+
+    code = "command_not_found"
+    exit_code = 127
+
+
+class InterpreterNotFoundError(StartError):
+    """The file is there, but what its first line or its ELF header asks for is not."""
+
+    code = "interpreter_not_found"
+    exit_code = 127
+
+
+class NotExecutableError(StartError):
+    """EACCES at exec: no permission, or a directory."""
+
+    code = "not_executable"
+    exit_code = 126
+
+
+class ExecFormatError(StartError):
+    """ENOEXEC at exec: neither a binary for this machine nor a script with a first line."""
+
+    code = "exec_format_error"
+    exit_code = 126
+
+
+class ArgumentTooLongError(StartError):
+    """E2BIG at exec."""
+
+    code = "argument_too_long"
+    exit_code = 126
+
+
+class BadCwdError(StartError):
+    """The working directory is missing, no directory, or closed to us."""
+
+    code = "bad_cwd"
+
+
+class SpawnFailedError(RunnerError):
+    """The machine had no process, memory or descriptor to spare."""
+
+    code = "spawn_failed"
+    retryable = True
+
+
+class InternalError(RunnerError):
+    """A defect in a runner."""
+
+    retryable = True
