@@ -31,7 +31,7 @@ class Tail:
         connection: Connection,
         stream: str,
         subjects: Sequence[str],
-        deliver: Callable[[Msg, Position], None],
+        deliver: Callable[[Msg], None],
         *,
         start: dict[str, Any] | None = None,
     ) -> None:
@@ -96,6 +96,6 @@ class Tail:
         if position.stream_seq <= self._last:
             return
         self._last = position.stream_seq
-        self._deliver(message, position)
+        self._deliver(message)
         if position.pending == 0:
             self.caught_up.set()

@@ -15,6 +15,7 @@ _UNREADABLE: Final = (msgspec.DecodeError, UnicodeError, RecursionError, Overflo
 _UNWRITABLE: Final = (UnicodeError, RecursionError, OverflowError)
 _LOCATED: Final = re.compile(r"(?P<text>.*) - at `(?:key` in `)?\$\.?(?P<where>[^`]*)`", re.DOTALL)
 _UNKNOWN_FIELD: Final = re.compile(r"Object contains unknown field `(?P<field>.*)`", re.DOTALL)
+_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _MAX_PATH: Final = 200
 _MAX_TEXT: Final = 500
 
@@ -43,7 +44,7 @@ class ContentType(StrEnum):
             return cls(media_type)
         except ValueError:
             raise SchemaError(
-                f"the Content-Type {header!r} is not supported: use application/json or application/msgpack"
+                f"the Content-Type {header[:100]!r} is not supported: use application/json or application/msgpack"
             ) from None
 
 
@@ -106,11 +107,11 @@ def explain(error: msgspec.ValidationError, type_: object = None) -> str:
     if located := _LOCATED.fullmatch(text):
         text, where = located["text"], located["where"][:_MAX_PATH]
     if unknown := _UNKNOWN_FIELD.fullmatch(text):
-        return _explain_unknown(unknown["field"][:_MAX_PATH], where, type_)
+        return _one_line(_explain_unknown(unknown["field"][:_MAX_PATH], where, type_))
     for pattern, words in PATTERNS.items():
         text = text.replace(f"`str` matching regex {pattern!r}", words)
     text = text[0].lower() + (text[1:] if len(text) <= _MAX_TEXT else f"{text[1:_MAX_TEXT]}…")
-    return f"`{where}`: {text}" if where else text
+    return _one_line(f"`{where}`: {text}" if where else text)
 
 
 def json_schema(type_: type) -> dict[str, Any]:
@@ -119,6 +120,10 @@ def json_schema(type_: type) -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **msgspec.json.schema(type_, schema_hook=_schema_of),
     }
+
+
+def _one_line(text: str) -> str:
+    return _CONTROLS.sub(lambda match: repr(match[0])[1:-1], text)
 
 
 def _explain_unknown(field: str, where: str, type_: object) -> str:

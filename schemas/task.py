@@ -32,7 +32,7 @@ Args = str | list[Any] | dict[str, Any]
 """A runner's parameters: argv, its parameter object, or either as JSON in a string; `""` for none."""
 RetryCondition = Annotated[str, Meta(pattern=CONDITION_PATTERN, description=PATTERNS[CONDITION_PATTERN])]
 
-_SCHEDULE: Final = re.compile(r"@every \S+|@(yearly|annually|monthly|weekly|daily|midnight|hourly)|\S+( \S+){4,5}")
+_SCHEDULE: Final = re.compile(r"@(yearly|annually|monthly|weekly|daily|midnight|hourly)|\S+( \S+){4,5}")
 
 
 class Base64(Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,7 +55,7 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a task may use at most; None leaves it to the category."""
 
     memory: Size | None = None
-    cpu_seconds: Annotated[int, Meta(ge=1)] | None = None
+    cpu_seconds: Annotated[int, Meta(ge=1, le=10 * 365 * 86400)] | None = None
     nofile: Annotated[int, Meta(ge=8, le=2**20)] | None = None
     pids: Annotated[int, Meta(ge=1, le=2**22)] | None = None
     cpus: Annotated[float, Meta(gt=0, le=4096)] | None = None
@@ -85,7 +85,8 @@ class Cache(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One piece of work, as published on `P.tasks.<category>`.
 
-    `id` and `category` may be left out on the wire; the worker fills them from the message.
+    `id` and `category` may be left out on the wire; the worker fills them from the message. `timeout` and `grace`
+    default to the category's and the worker's (10 s).
     """
 
     id: TaskId | None = None
@@ -93,7 +94,7 @@ class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
     command: str = ""
     args: Args = ""
     timeout: Duration | None = None
-    grace: Annotated[Duration, Meta(extra_json_schema={"default": 10})] = field(default_factory=lambda: Duration(10))
+    grace: Duration | None = None
     env: dict[str, str] = {}
     secret_env: dict[str, str] = {}
     cwd: str | None = None
@@ -114,6 +115,8 @@ class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
     labels: dict[str, str] = {}
 
     def __post_init__(self) -> None:
+        if self.timeout is not None and self.timeout <= 0:
+            raise ValueError("`timeout` must be more than 0")
         _check_environment("env", self.env)
         _check_environment("secret_env", self.secret_env)
         if both := self.env.keys() & self.secret_env.keys():
@@ -122,10 +125,7 @@ class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
             raise ValueError("`cwd` must not be empty or contain a NUL byte")
         _check_json(self.args)
         self._check_schedule()
-        if self.fallback is not None and self.fallback.id is not None:
-            raise ValueError("`fallback` must not have an `id`: it runs under its task's")
-        if self._fallbacks() > MAX_FALLBACKS:
-            raise ValueError(f"`fallback` is nested more than {MAX_FALLBACKS} deep")
+        self._check_fallback()
 
     def stdin_bytes(self) -> bytes:
         """Return what the task reads on standard input; none is none."""
@@ -136,8 +136,14 @@ class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
                 return self.stdin.encode()
         return b""
 
-    def _fallbacks(self) -> int:
-        return 0 if self.fallback is None else 1 + self.fallback._fallbacks()
+    def _check_fallback(self) -> None:
+        if self.fallback is not None and self.fallback.id is not None:
+            raise ValueError("`fallback` must not have an `id`: it runs under its task's")
+        depth, task = 0, self.fallback
+        while task is not None:
+            depth, task = depth + 1, task.fallback
+        if depth > MAX_FALLBACKS:
+            raise ValueError(f"`fallback` is nested more than {MAX_FALLBACKS} deep")
 
     def _check_schedule(self) -> None:
         if sum(given is not None for given in (self.not_before, self.delay, self.schedule)) > 1:
@@ -146,11 +152,10 @@ class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
             _check_in_range(self.not_before)
         if self.schedule is None:
             return
-        if not _SCHEDULE.fullmatch(self.schedule):
-            raise ValueError(f'`schedule` {self.schedule!r} is neither cron nor such as "@every 5s" or "@hourly"')
-        every = self.schedule.removeprefix("@every ")
-        if every != self.schedule and Duration.parse(every) < 1:
-            raise ValueError(f"`schedule` {self.schedule!r}: firings must be at least 1 s apart")
+        if not _is_schedule(self.schedule):
+            raise ValueError(
+                f'`schedule` {self.schedule!r} is neither cron nor such as "@every 5s" (1 s or more) or "@hourly"'
+            )
         if self.id is not None and len(self.id) > MAX_RECURRING_ID:
             raise ValueError(f"the `id` of a recurring task has at most {MAX_RECURRING_ID} characters")
 
@@ -163,6 +168,15 @@ def _check_environment(name: str, variables: dict[str, str]) -> None:
             raise ValueError(f"`{name}.{key}` contains a NUL byte")
 
 
+def _is_schedule(text: str) -> bool:
+    if text.startswith("@every "):
+        try:
+            return Duration.parse(text.removeprefix("@every ")) >= 1
+        except ValueError:
+            return False
+    return _SCHEDULE.fullmatch(text) is not None
+
+
 def _check_in_range(moment: datetime) -> None:
     try:
         moment.astimezone(UTC)
@@ -172,18 +186,18 @@ def _check_in_range(moment: datetime) -> None:
 
 def _check_json(value: object, room: int = MAX_NESTING) -> None:
     """Refuse in `args` what only msgpack can hold, and nesting too deep to be safe."""
-    if value is None or isinstance(value, str):
-        return
-    if room == 0 and isinstance(value, (dict, list, tuple)):
+    match value:
+        case None | str() | int():
+            return
+        case float() if math.isfinite(value):
+            return
+        case list() | tuple():
+            items = [*value]
+        case dict() if all(isinstance(key, str) for key in value):
+            items = [*value.values()]
+        case _:
+            raise ValueError(f"`args` holds a `{type(value).__name__}` that JSON has no form for")
+    if room == 0:
         raise ValueError(f"`args` is nested more than {MAX_NESTING} deep")
-    if isinstance(value, dict):
-        if not all(isinstance(key, str) for key in value):
-            raise ValueError("`args` has a key that is not a string")
-        value = [*value.values()]
-    if isinstance(value, (list, tuple)):
-        for item in value:
-            _check_json(item, room - 1)
-    elif not isinstance(value, (int, float)):
-        raise ValueError(f"`args` holds a {type(value).__name__}, which JSON cannot")
-    elif not (math.isfinite(value) if isinstance(value, float) else -(2**63) <= value < 2**64):
-        raise ValueError(f"`args` holds the number {value!r}, which not every reader of JSON and msgpack can")
+    for item in items:
+        _check_json(item, room - 1)

@@ -1,0 +1,57 @@
+"""Dead letters: tasks given up, with all that is needed to understand them and to try again."""
+
+from typing import Final
+
+import msgspec
+
+from schemas import Result, Subjects
+
+from .connection import Connection, message_size
+from .jetstream import publish
+from .request import ATTEMPT, REDELIVERIES, TASK_ID, TaskRequest
+
+REASON: Final = "Jetrunner-Reason"
+ERROR_CODE: Final = "Jetrunner-Error-Code"
+SUBJECT: Final = "Jetrunner-Subject"
+HEADERS: Final = "Jetrunner-Headers"
+
+_MAX_REASON: Final = 1024
+_MAX_HEADERS: Final = 16 * 1024
+
+
+class DeadLetters:
+    """Keeps tasks that were given up."""
+
+    def __init__(self, connection: Connection, subjects: Subjects) -> None:
+        self._connection = connection
+        self._subjects = subjects
+
+    async def keep(self, request: TaskRequest, result: Result) -> None:
+        """Store a task's original message, and why it is dead, once.
+
+        Raises:
+            JetStreamError: the server refuses it for good.
+        """
+        headers = {
+            TASK_ID: request.task_id,
+            REASON: _one_line(result.error)[:_MAX_REASON],
+            ERROR_CODE: result.error_code or "",
+            ATTEMPT: str(request.attempt),
+            REDELIVERIES: str(request.redeliveries),
+            SUBJECT: request.subject,
+            HEADERS: _as_json(request),
+        }
+        payload = request.payload
+        if message_size(payload, headers) > self._connection.max_payload - _MAX_REASON:
+            headers[HEADERS] = "{}"
+        subject = self._subjects.dead(request.category)
+        await publish(self._connection, subject, payload, message_id=f"dead-{request.task_id}", headers=headers)
+
+
+def _as_json(request: TaskRequest) -> str:
+    text = msgspec.json.encode(dict(request.headers)).decode()
+    return text if len(text) <= _MAX_HEADERS else "{}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

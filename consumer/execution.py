@@ -1,0 +1,159 @@
+"""One task's execution: its Runner found and prepared, its reports published, its Result made."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec import structs
+
+from runners.base import Runner
+from runners.context import Context
+from runners.errors import InvalidTaskError, PolicyDeniedError, RunnerError
+from runners.registry import Registry
+from schemas import Cause, Control, ErrorClass, EventType, Result, Status, Task, Verb, utc_now
+
+from .config import Config
+from .events import Events
+from .output import OutputLog, OutputPublisher
+from .request import TaskRequest
+
+
+class TaskReporter:
+    """Publishes what a Runner tells."""
+
+    def __init__(self, request: TaskRequest, events: Events, output: OutputPublisher) -> None:
+        self._request = request
+        self._events = events
+        self._output = output
+        self._log: OutputLog | None = None
+
+    def started(self, data: Mapping[str, Any]) -> None:
+        """Publish the start; from here on there is output to follow."""
+        self._events.publish(EventType.STARTED, self._request, data)
+        self._log = self._output.open(self._request.task_id, self._request.attempt)
+
+    def progress(self, data: Mapping[str, Any]) -> None:
+        """Publish a step of the work."""
+        self._events.publish(EventType.PROGRESS, self._request, data)
+
+    def stopping(self, data: Mapping[str, Any]) -> None:
+        """Publish the beginning of the end."""
+        self._events.publish(EventType.STOPPING, self._request, data)
+
+    def output(self, stream: str, offset: int, chunk: bytes) -> None:
+        """Pass output on to its followers."""
+        if self._log is not None:
+            self._log.feed(stream, offset, chunk)
+
+    def finish(self) -> None:
+        """End the output."""
+        if self._log is not None:
+            self._log.finish()
+
+
+class Execution:
+    """One task in the hands of this worker, from its message to its Result."""
+
+    def __init__(
+        self,
+        request: TaskRequest,
+        *,
+        registry: Registry,
+        config: Config,
+        worker: str,
+        events: Events,
+        output: OutputPublisher,
+    ) -> None:
+        self.request = request
+        self._config = config
+        self._worker = worker
+        self._reporter = TaskReporter(request, events, output)
+        self._refusal: RunnerError = InvalidTaskError("the task was refused")
+        self._runner = self._prepare(registry)
+
+    @property
+    def status(self) -> Status:
+        """Where the execution is."""
+        return self._runner.status if self._runner is not None else Status.PENDING
+
+    async def run(self) -> Result:
+        """Run the task; a refused one ends here and now."""
+        if self._runner is None:
+            return self._refused(self._refusal)
+        try:
+            return await self._runner.execute()
+        finally:
+            self._reporter.finish()
+
+    def control(self, verb: Verb, control: Control) -> None:
+        """Stop or kill the task; before its start, it never starts."""
+        if self._runner is None:
+            return
+        if verb is Verb.KILL:
+            self._runner.kill(by=control.by, reason=control.reason)
+        else:
+            self._runner.stop(by=control.by, reason=control.reason, grace=control.grace)
+
+    def shut_down(self, reason: str) -> None:
+        """End the task because its worker ends."""
+        if self._runner is not None:
+            self._runner.shut_down(Cause.SHUTDOWN, reason)
+
+    def _prepare(self, registry: Registry) -> Runner[Any] | None:
+        """Make the task's Runner; None if the task is refused."""
+        task, category = self.request.task, self.request.category
+        try:
+            runner = registry.create(category)
+            if self.request.error is not None:
+                raise self.request.error
+            runner.context = self._context(task)
+            runner.timeout = self._timeout(task, category)
+            runner.parse_args(task.command, task.args)
+        except RunnerError as error:
+            self._refusal = error
+            return None
+        return runner
+
+    def _context(self, task: Task) -> Context:
+        return Context(
+            task=task,
+            attempt=self.request.attempt,
+            redeliveries=self.request.redeliveries,
+            worker=self._worker,
+            grace=self._config.worker.grace if task.grace is None else task.grace,
+            reporter=self._reporter,
+        )
+
+    def _timeout(self, task: Task, category: str) -> float:
+        settings = self._config.runner(category)
+        if task.timeout is None:
+            return min(settings.default_timeout, settings.max_timeout)
+        if task.timeout > settings.max_timeout:
+            raise PolicyDeniedError(
+                f"`timeout` is {task.timeout:g} s; runners.{category}.max_timeout allows {settings.max_timeout:g} s"
+            )
+        return task.timeout
+
+    def _refused(self, error: RunnerError) -> Result:
+        return structs.replace(
+            ended_without_start(self.request, self._worker),
+            status=error.status,
+            error=str(error),
+            error_class=error.error_class,
+            error_code=error.code,
+            retryable=error.retryable,
+        )
+
+
+def ended_without_start(request: TaskRequest, worker: str) -> Result:
+    """Return the Result of a task that nothing was started for, to be filled in."""
+    return Result(
+        task_id=request.task_id,
+        category=request.category,
+        status=Status.ERROR,
+        error_class=ErrorClass.SYSTEM,
+        end_time=utc_now(),
+        attempt=request.attempt,
+        redeliveries=request.redeliveries,
+        worker=worker,
+        labels=request.task.labels,
+    )

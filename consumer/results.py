@@ -1,0 +1,115 @@
+"""Stores Results, once and for good: the first one for a task wins, whoever stores it."""
+
+import base64
+import logging
+from collections.abc import Sequence
+from typing import Final
+from uuid import uuid4
+
+import anyio
+from msgspec import structs
+
+from runners.output import render
+from schemas import ContentType, Encoding, Result, StreamOutput, Subjects, decode, encode
+
+from .connection import Connection
+from .errors import JetStreamError
+from .jetstream import MESSAGES_PER_SUBJECT_EXCEEDED, last_message, publish
+
+MARGIN: Final = 16 * 1024
+"""Bytes of a message's allowance that are kept for its headers."""
+LARGEST: Final = 2**20
+"""Bytes of a Result at most, however much the server would take."""
+_MAX_ERROR: Final = 4096
+_FULL_PAUSE: Final = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+class Results:
+    """The Results of all tasks."""
+
+    def __init__(self, connection: Connection, subjects: Subjects) -> None:
+        self._connection = connection
+        self._subjects = subjects
+
+    async def save(self, result: Result) -> tuple[Result, bool]:
+        """Store a Result; return the one that is stored now, and whether it is this one.
+
+        Tries until the server has it. A store that is full is told from one that has a Result already by reading it.
+        """
+        result = fit(result, self._budget())
+        subject = self._subjects.result(result.task_id)
+        identity = f"result-{result.task_id}-{uuid4().hex}"
+        while True:
+            try:
+                await publish(self._connection, subject, encode(result), message_id=identity)
+            except JetStreamError as error:
+                if error.err_code != MESSAGES_PER_SUBJECT_EXCEEDED:
+                    raise
+                stored = await self.load(result.task_id)
+                if stored is not None:
+                    return stored, stored == result
+                logger.warning("the Result of task %s finds no room: %s", result.task_id, error)
+                await anyio.sleep(_FULL_PAUSE)
+                continue
+            return result, True
+
+    async def load(self, task_id: str) -> Result | None:
+        """Return the stored Result of a task, or None."""
+        stored = await last_message(self._connection, self._subjects.results_stream, self._subjects.result(task_id))
+        return decode(Result, stored.data) if stored is not None else None
+
+    def answer(self, result: Result, reply_to: Sequence[str], content_type: ContentType) -> None:
+        """Publish a copy on the reply subjects, best effort."""
+        for subject in reply_to:
+            payload = encode(result, content_type)
+            self._connection.send(subject, payload, headers={"Content-Type": content_type})
+
+    def _budget(self) -> int:
+        return min(self._connection.max_payload, LARGEST) - MARGIN
+
+
+def fit(result: Result, budget: int) -> Result:
+    """Cut a Result until its encoded form has at most `budget` bytes: first the output, at last the labels."""
+    if len(result.error) > _MAX_ERROR:
+        result = structs.replace(result, error=f"{result.error[:_MAX_ERROR]}…")
+    while len(encode(result)) > budget:
+        smaller = _halve_output(result)
+        if smaller is None:
+            return _bare(result)
+        result = smaller
+    return result
+
+
+def _halve_output(result: Result) -> Result | None:
+    """Halve what is kept of the longer stream, from its middle; None if nothing is kept."""
+    if not result.output and not result.stderr:
+        return None
+    if len(result.output) >= len(result.stderr):
+        output, stdout = _halve(result.output, result.streams.stdout)
+        return structs.replace(result, output=output, streams=structs.replace(result.streams, stdout=stdout))
+    stderr_text, stderr = _halve(result.stderr, result.streams.stderr)
+    return structs.replace(result, stderr=stderr_text, streams=structs.replace(result.streams, stderr=stderr))
+
+
+def _halve(text: str, facts: StreamOutput) -> tuple[str, StreamOutput]:
+    encoding: Encoding = facts.encoding
+    if encoding == "utf-8":
+        quarter = len(text) // 4
+        text = text[:quarter] + text[len(text) - quarter :]
+        kept = len(text.encode())
+    else:
+        data = base64.b64decode(text)
+        quarter = len(data) // 4
+        data = data[:quarter] + data[len(data) - quarter :]
+        text, encoding = render(data)
+        kept = len(data)
+    return text, structs.replace(facts, encoding=encoding, truncated=True, dropped_bytes=facts.bytes - kept)
+
+
+def _bare(result: Result) -> Result:
+    """Keep the facts of a Result whose labels or headers alone are too long."""
+    http = None if result.http is None else structs.replace(result.http, headers={})
+    warnings = ("labels and headers are left out: the Result would not fit a message",)
+    return structs.replace(result, labels={}, http=http, first_error=None, warnings=warnings)

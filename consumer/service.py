@@ -1,0 +1,90 @@
+"""The NATS micro service `jetrunner`: request and reply for each category, discovery and statistics (ADR-32).
+
+A request's task goes the way of all tasks, through the stream. Its Result comes to the requester from whoever runs it,
+not through us, so our end in the meantime loses nothing. Whether a requester's address is allowed is for the worker
+that reads the task to say, as with any other.
+"""
+
+import logging
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Final
+from uuid import uuid4
+
+import nats.errors
+from anyio.abc import TaskGroup
+from nats.aio.client import Client
+from nats.micro import add_service
+from nats.micro.request import Request
+from nats.micro.service import Service as MicroService
+
+from .delivery import Services
+from .errors import JetStreamError
+from .jetstream import publish
+from .message import header
+from .request import REQUEST_REPLY
+
+NAME: Final = "jetrunner"
+QUEUE: Final = "run"
+_FORWARDED: Final = ("Content-Type", "Reply-To", "traceparent", "tracestate", "baggage")
+
+logger = logging.getLogger(__name__)
+
+
+class Service:
+    """Takes tasks as requests, for the categories of one worker."""
+
+    def __init__(self, services: Services, categories: Sequence[str], tasks: TaskGroup) -> None:
+        self._connection = services.connection
+        self._subjects = services.subjects
+        self._worker = services.worker
+        self._categories = categories
+        self._tasks = tasks
+        self._service: MicroService | None = None
+
+    async def start(self) -> None:
+        """Serve, with this client and those that replace it."""
+        await self._connection.attach(self._serve)
+
+    async def stop(self) -> None:
+        """Take no more requests."""
+        service, self._service = self._service, None
+        self._categories = ()
+        if service is not None:
+            try:
+                await service.stop()
+            except nats.errors.Error as error:  # not connected: nobody can reach us anyway
+                logger.debug("the service was not stopped: %s", error)
+
+    async def _serve(self, client: Client) -> None:
+        if not self._categories:
+            return
+        self._service = await add_service(
+            client,
+            name=NAME,
+            version=version("jetrunner"),
+            description="runs tasks",
+            metadata={"worker": self._worker},
+        )
+        for category in self._categories:
+            await self._service.add_endpoint(
+                name=f"run-{category}",
+                subject=self._subjects.run(category),
+                queue_group=QUEUE,
+                handler=self._accept,
+                metadata={"category": category},
+            )
+
+    async def _accept(self, request: Request) -> None:
+        self._tasks.start_soon(self._submit, request)
+
+    async def _submit(self, request: Request) -> None:
+        headers = {name: value for name in _FORWARDED if (value := header(request.headers, name)) is not None}
+        headers[REQUEST_REPLY] = request._msg.reply  # noqa: SLF001 - the API hides where the answer is awaited
+        message_id = header(request.headers, "Nats-Msg-Id") or uuid4().hex
+        subject = self._subjects.task(self._subjects.last_token(request.subject))
+        try:
+            await publish(self._connection, subject, request.data, message_id=message_id, headers=headers)
+        except (JetStreamError, ValueError) as error:
+            logger.warning("a request on %s was not taken: %s", request.subject, error)
+            await request.respond_error("500", f"the task was not taken: {error}")

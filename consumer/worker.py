@@ -1,0 +1,193 @@
+"""The worker: connect, make sure of the streams, take tasks, and at the end let go of them in order.
+
+Two scopes make the end graceful: first no task is fetched any more, then those at work end, in their own time or ours.
+"""
+
+import logging
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from typing import Final
+
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+
+from runners.registry import Registry
+from schemas import Subjects
+
+from .config import Config
+from .connection import Connection, ConnectOptions, connect
+from .control import Controls
+from .dead import DeadLetters
+from .delivery import Deliveries, Services
+from .errors import ConfigError
+from .events import Events
+from .intake import Intake
+from .lease import Leases
+from .output import OutputPublisher
+from .results import Results
+from .service import Service
+from .topology import Topology, check_server, ensure_streams
+from .unclaimed import Unclaimed
+
+RENEWALS: Final = 3
+"""Renewals within the server's ack_wait."""
+_LAST_OUTPUT: Final = 5.0
+"""Seconds that the last output may take to the server."""
+
+logger = logging.getLogger(__name__)
+
+
+class Worker:
+    """Runs the tasks of some categories until it is told to drain."""
+
+    def __init__(self, config: Config, options: ConnectOptions, registry: Registry) -> None:
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._config = config
+        self._options = options
+        self._registry = registry
+        self._subjects = Subjects(config.subject_prefix)
+        self._topology = Topology(subjects=self._subjects, replicas=config.nats.replicas, ack_wait=config.nats.ack_wait)
+        self._categories = _categories(config, registry)
+        self._draining = anyio.Event()
+        self._hurried = anyio.Event()
+        self._deliveries: Deliveries | None = None
+
+    @property
+    def categories(self) -> Sequence[str]:
+        """The categories it takes tasks of."""
+        return self._categories
+
+    def drain(self) -> None:
+        """Take no new tasks and end when those at work have; said again, end them; a third time, kill them."""
+        if self._hurried.is_set() and self._deliveries is not None:
+            self._deliveries.kill()
+        if self._draining.is_set():
+            self._hurried.set()
+        self._draining.set()
+
+    async def serve(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Work until drained; `task_status` tells when the first task would be taken.
+
+        Raises:
+            ConnectError: no server can be reached.
+            TopologyError: it is not as it must be.
+        """
+        async with AsyncExitStack() as stack:
+            connection = await stack.enter_async_context(connect(self._options))
+            await self._prepare(connection)
+            tasks = await stack.enter_async_context(anyio.create_task_group())
+            await self._work(connection, tasks, task_status)
+            tasks.cancel_scope.cancel()
+
+    async def _prepare(self, connection: Connection) -> None:
+        await check_server(connection)
+        create = self._config.manage_streams
+        for difference in await ensure_streams(connection, self._topology, create=create):
+            logger.warning("%s", difference)
+
+    async def _work(self, connection: Connection, tasks: TaskGroup, task_status: TaskStatus[None]) -> None:
+        services = self._services(connection, tasks)
+        deliveries = self._deliveries = Deliveries(services)
+        tasks.start_soon(services.leases.run)
+        await Controls(services, deliveries, tasks).start()
+        service = Service(services, self._categories, tasks)
+        intakes = [self._intake(connection, category, deliveries) for category in self._categories]
+        async with anyio.create_task_group() as working:
+            for intake in intakes:
+                working.start_soon(intake.work)
+            async with anyio.create_task_group() as fetching:
+                for intake in intakes:
+                    fetching.start_soon(intake.fetch)
+                fetching.start_soon(Unclaimed(services, after=self._config.unknown_category_after).run)
+                await service.start()
+                logger.info("worker %s takes tasks of %s", self.name, ", ".join(self._categories))
+                task_status.started()
+                await self._draining.wait()
+                await service.stop()
+                fetching.cancel_scope.cancel()
+            await self._finish_tasks(deliveries)
+            working.cancel_scope.cancel()
+        with anyio.move_on_after(_LAST_OUTPUT):
+            await services.output.wait_stored()
+
+    async def _finish_tasks(self, deliveries: Deliveries) -> None:
+        """Let running tasks end within the drain time-out, then end the rest and give them back."""
+        if len(deliveries):
+            logger.info("draining: %d at work", len(deliveries))
+        with anyio.move_on_after(self._config.worker.drain_timeout):
+            await _first(deliveries.wait_idle, self._hurried.wait)
+        deliveries.shut_down("the worker is drained")
+        await deliveries.wait_idle()
+
+    def _intake(self, connection: Connection, category: str, deliveries: Deliveries) -> Intake:
+        return Intake(
+            connection,
+            self._topology,
+            category,
+            slots=self._config.runner(category).max_concurrency,
+            create=self._config.manage_streams,
+            deliveries=deliveries,
+        )
+
+    def _services(self, connection: Connection, tasks: TaskGroup) -> Services:
+        return Services(
+            config=self._config,
+            registry=self._registry,
+            subjects=self._subjects,
+            worker=self.name,
+            connection=connection,
+            leases=Leases(connection, interval=self._config.nats.ack_wait / RENEWALS),
+            results=Results(connection, self._subjects),
+            dead=DeadLetters(connection, self._subjects),
+            events=Events(connection, self._subjects, self.name),
+            output=OutputPublisher(connection, self._subjects, tasks, self.name),
+        )
+
+
+async def serve_until_signalled(worker: Worker) -> None:
+    """Serve; SIGTERM and SIGINT drain, a second one does not wait, a third one kills."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_drain_on_signals, worker)
+        await worker.serve()
+        tasks.cancel_scope.cancel()
+
+
+async def _drain_on_signals(worker: Worker) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            logger.info("got %s", signal.Signals(number).name)
+            worker.drain()
+
+
+def _categories(config: Config, registry: Registry) -> Sequence[str]:
+    """Return the categories to serve.
+
+    Raises:
+        ConfigError: one of them has no runner.
+    """
+    wanted = config.worker.categories
+    if wanted is None:
+        return list(registry)
+    for category in wanted:
+        if category not in registry:
+            known = ", ".join(registry)
+            raise ConfigError(
+                f"worker.categories names {category!r}, which no runner is registered for; there are {known}"
+            )
+    return wanted
+
+
+async def _first(*waits: Callable[[], Awaitable[object]]) -> None:
+    """Return when one of the waits does."""
+
+    async def wait(one: Callable[[], Awaitable[object]]) -> None:
+        await one()
+        waiting.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as waiting:
+        for one in waits:
+            waiting.start_soon(wait, one)

@@ -1,0 +1,98 @@
+"""Tests of runners.registry: a category has one factory, and an unknown one is an error that helps."""
+
+from typing import Any
+
+import pytest
+
+from runners.base import Runner
+from runners.command import CommandRunner
+from runners.errors import UnknownCategoryError
+from runners.registry import Registry, default_registry
+
+
+class IdleRunner(Runner[dict[str, Any]]):
+    """Does nothing."""
+
+    params_type = dict
+
+    async def run(self, params: dict[str, Any]) -> None:
+        """Return at once."""
+
+
+def registry_of(*categories: str) -> Registry:
+    """Return a registry of idle runners."""
+    registry = Registry()
+    for category in categories:
+        registry.register(category, IdleRunner)
+    return registry
+
+
+def test_each_task_gets_a_runner_of_its_own() -> None:
+    """A Runner is used once: `create` makes a fresh one every time."""
+    registry = registry_of("idle")
+    first, second = registry.create("idle"), registry.create("idle")
+    assert isinstance(first, IdleRunner)
+    assert first is not second
+    assert first.report is not second.report
+
+
+def test_any_callable_is_a_factory() -> None:
+    """A factory may be a function that configures its runner."""
+
+    def configured() -> IdleRunner:
+        runner = IdleRunner()
+        runner.timeout = 5
+        return runner
+
+    registry = Registry()
+    registry.register("slow", configured)
+    assert registry.create("slow").timeout == 5
+
+
+@pytest.mark.parametrize("category", ["a", "A-z_9", "x" * 64])
+def test_a_category_is_a_token(category: str) -> None:
+    """Every name that can be a subject's token is taken."""
+    assert category in registry_of(category)
+
+
+@pytest.mark.parametrize("category", ["", "a.b", "a b", "*", ">", "a\n", "ü", "x" * 65])
+def test_no_category_but_a_token(category: str) -> None:
+    """A name that would break the subject is refused when it is registered."""
+    with pytest.raises(ValueError, match="must be 1 to 64 characters of A-Z a-z 0-9 _ -"):
+        registry_of(category)
+
+
+def test_a_category_is_registered_once() -> None:
+    """A second factory for a category is refused, and the first one stays."""
+    registry = registry_of("idle")
+    with pytest.raises(ValueError, match="'idle' is registered twice"):
+        registry.register("idle", CommandRunner)
+    assert isinstance(registry.create("idle"), IdleRunner)
+
+
+@pytest.mark.parametrize(("known", "named"), [([], "none"), (["zoo", "ant"], "ant, zoo")])
+def test_an_unknown_category_is_answered_with_the_known_ones(known: list[str], named: str) -> None:
+    """The error says which categories there are."""
+    with pytest.raises(UnknownCategoryError) as error:
+        registry_of(*known).create("cmmand")
+    assert str(error.value) == f"no runner is registered for the category 'cmmand'; there are {named}"
+
+
+def test_categories_are_listed_in_order() -> None:
+    """Iterating gives the categories by name, and membership takes anything."""
+    registry = registry_of("zoo", "ant")
+    assert list(registry) == ["ant", "zoo"]
+    assert "bee" not in registry
+    assert None not in registry
+
+
+def test_registries_share_nothing() -> None:
+    """What one worker registers is unknown to another."""
+    registry_of("idle")
+    assert list(Registry()) == []
+
+
+def test_the_built_in_runners() -> None:
+    """`command` is there from the start."""
+    registry = default_registry()
+    assert isinstance(registry.create("command"), CommandRunner)
