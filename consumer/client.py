@@ -1,25 +1,79 @@
-"""The client: what people do with tasks from outside - submit, follow, ask, stop."""
+"""The client: what people do with tasks from outside - submit, follow, find, ask, stop."""
 
+import asyncio
 import getpass
+import logging
 import secrets
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import uuid4
 
+import anyio
 import msgspec
-from msgspec import structs
+from msgspec import Struct, structs
+from nats.aio.msg import Msg
 
-from schemas import Control, Result, Subjects, Task, Verb, decode, encode
+from schemas import (
+    ContentType,
+    Control,
+    Event,
+    Result,
+    SchemaError,
+    Subjects,
+    Task,
+    Verb,
+    decode,
+    decode_loosely,
+    encode,
+)
+from schemas.subjects import is_task_id
 
-from .connection import Connection, NoReplyError
-from .errors import NotFoundError
+from .connection import Connection, Headers, NoReplyError, NoRespondersError, message_size
+from .errors import ConfigError, ConnectError, JetStreamError, NotFoundError, TopologyError
 from .follow import Follower, Item
-from .jetstream import last_message, publish
+from .groups import collapsed
+from .jetstream import (
+    NOT_FOUND,
+    UNAVAILABLE,
+    StoredMessage,
+    api,
+    last_message,
+    publish,
+    publish_once,
+    read_batch,
+    stored_subjects,
+)
+from .message import header
+from .request import TASK_ID
+from .tail import Tail
 
 ANSWER_WITHIN: Final = 0.5
 """Seconds that the workers have to say that they have a task."""
+STORE_WITHIN: Final = 30.0
+"""Seconds that the server has to store what we publish."""
+MAX_QUEUE: Final = 10_000
+"""Tasks of the queue that are looked at, the newest."""
+MAX_SEARCHED: Final = 300_000
+"""Subjects of a stream that an abbreviated id is searched among."""
+
+_MAX_EVENTS: Final = 1000
+_MAX_NAMED: Final = 5
+_BATCH: Final = 1000
+_MAX_BATCH: Final = 16 * 2**20
+_EPOCH: Final = datetime.fromtimestamp(0, UTC)
+
+logger = logging.getLogger(__name__)
+
+
+class QueuedTask(Struct, frozen=True, kw_only=True):
+    """A task that is not done with: it waits, for its time or for a worker, or is being run."""
+
+    task_id: str
+    category: str
+    submitted: datetime
 
 
 def new_task_id() -> str:
@@ -37,7 +91,7 @@ def whoami() -> str:
 
 
 class Client:
-    """Submits tasks and follows them."""
+    """Submits tasks, follows them and finds them again."""
 
     def __init__(self, connection: Connection, subjects: Subjects) -> None:
         self._connection = connection
@@ -47,12 +101,46 @@ class Client:
         """Publish a task and return its id, once the server has stored it.
 
         Raises:
+            ConfigError: the task is larger than the server takes.
+            TopologyError: there is no stream for tasks.
+            ConnectError: the server has not stored it in time; it still may.
             JetStreamError: the server refuses it for good.
         """
         task_id = task.id or new_task_id()
         payload = encode(structs.replace(task, id=task_id))
-        await publish(self._connection, self._subjects.task(category), payload, message_id=task_id)
+        headers = {"Nats-Msg-Id": task_id}
+        if (size := message_size(payload, headers)) > self._connection.max_payload:
+            most = self._connection.max_payload
+            raise ConfigError(f"the task has {size} bytes, but the server takes {most} at most")
+        await self._store(self._subjects.task(category), payload, headers, f"the task {task_id}")
         return task_id
+
+    async def control(self, task_id: str, verb: Verb, control: Control) -> None:
+        """Stop or kill a task, whether it has started or not.
+
+        Raises:
+            TopologyError: there is no stream for controls.
+            ConnectError: the server has not stored it in time; it still may.
+            JetStreamError: the server refuses the control for good.
+        """
+        headers = {"Nats-Msg-Id": uuid4().hex}
+        await self._store(self._subjects.control(task_id, verb), encode(control), headers, f"the {verb}")
+
+    async def check(self) -> None:
+        """Let the streams be there, or not.
+
+        Raises:
+            TopologyError: they are not.
+        """
+        stream = self._subjects.tasks_stream
+        try:
+            await api(self._connection, f"STREAM.INFO.{stream}")
+        except JetStreamError as error:
+            if error.status == NOT_FOUND:
+                raise TopologyError(f"the stream {stream} does not exist; make it with: jetrunner init") from None
+            if error.status == UNAVAILABLE and not error.err_code:
+                raise TopologyError(f"the server {self._connection.server} offers no JetStream") from None
+            raise
 
     async def result(self, task_id: str) -> Result | None:
         """Return a task's Result, or None if it has none (yet)."""
@@ -61,25 +149,21 @@ class Client:
 
     async def wait(self, task_id: str) -> Result:
         """Return a task's Result as soon as there is one."""
-        async for item in self.follow(task_id):
-            if isinstance(item, Result):
-                return item
-        raise NotFoundError(f"the task {task_id} came to no Result")
+        arrived: asyncio.Queue[Msg] = asyncio.Queue()
+        stream, subject = self._subjects.results_stream, self._subjects.result(task_id)
+        tail = Tail(self._connection, stream, [subject], arrived.put_nowait)
+        with collapsed():
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(tail.run)
+                message = await arrived.get()
+                tasks.cancel_scope.cancel()
+        return decode(Result, message.data)
 
     async def follow(self, task_id: str) -> AsyncGenerator[Item]:
         """Yield a task's events and output from the start, as they come, and its Result last."""
         async with aclosing(Follower(self._connection, self._subjects, task_id).items()) as items:
             async for item in items:
                 yield item
-
-    async def control(self, task_id: str, verb: Verb, control: Control) -> None:
-        """Stop or kill a task, whether it has started or not.
-
-        Raises:
-            JetStreamError: the server refuses the control for good.
-        """
-        subject = self._subjects.control(task_id, verb)
-        await publish(self._connection, subject, encode(control), message_id=uuid4().hex)
 
     async def owner(self, task_id: str) -> dict[str, Any] | None:
         """Return what the worker that has a task says of it, or None if none has it."""
@@ -89,3 +173,133 @@ class Client:
             return None
         answer: dict[str, Any] = msgspec.json.decode(reply.data)
         return answer
+
+    async def history(self, task_id: str) -> list[Event]:
+        """Return a task's events so far, in order; of very many the first."""
+        request = {"seq": 1, "next_by_subj": self._subjects.event(task_id, "*"), "batch": _MAX_EVENTS}
+        messages = await read_batch(self._connection, self._subjects.events_stream, request)
+        return [event for message in messages if (event := read_event(message)) is not None]
+
+    async def queue(self) -> list[QueuedTask]:
+        """Return the tasks that are not done with, in the order they were stored; of more than `MAX_QUEUE` the newest.
+
+        Raises:
+            JetStreamError: the server does not answer.
+        """
+        stream = self._subjects.tasks_stream
+        state = (await api(self._connection, f"STREAM.INFO.{stream}"))["state"]
+        first, last = int(state["first_seq"]), int(state["last_seq"])
+        if int(state["messages"]) > MAX_QUEUE:
+            first = max(first, last - MAX_QUEUE + 1)
+        tasks: list[QueuedTask] = []
+        while len(tasks) < MAX_QUEUE:
+            request = {"seq": max(first, 1), "batch": _BATCH, "max_bytes": _MAX_BATCH}
+            batch = await read_batch(self._connection, stream, request)
+            if not batch:
+                break
+            tasks += map(self._read_queued, batch)
+            first = batch[-1].seq + 1
+        return tasks
+
+    async def find(self, name: str) -> str:
+        """Return the id of the task that has it, or whose id alone begins with it.
+
+        Raises:
+            ConfigError: it is no id, or several begin with it.
+            NotFoundError: there is no such task.
+        """
+        check_task_id(name)
+        if await self._has_left_traces(name):
+            return name
+        queued = {task.task_id for task in await self.queue()}
+        if name in queued:
+            return name
+        found = sorted({task_id for task_id in queued | await self._recorded() if task_id.startswith(name)})
+        if not found:
+            raise NotFoundError(f"there is no task {name}")
+        if len(found) > 1:
+            named = ", ".join(found[:_MAX_NAMED]) + (", …" if len(found) > _MAX_NAMED else "")
+            raise ConfigError(f"{len(found)} tasks have an id that begins with {name}: {named}")
+        return found[0]
+
+    async def may_have(self, task_id: str) -> bool:
+        """Tell whether there may be a task of this id: a queue longer than we look is no proof that there is not."""
+        if await self._has_left_traces(task_id):
+            return True
+        queue = await self.queue()
+        return len(queue) >= MAX_QUEUE or any(task.task_id == task_id for task in queue)
+
+    async def _store(self, subject: str, payload: bytes, headers: Headers, what: str) -> None:
+        with anyio.move_on_after(STORE_WITHIN):
+            try:
+                await publish_once(self._connection, subject, payload, headers)
+            except NoRespondersError:
+                await self.check()
+            except (NoReplyError, JetStreamError) as error:
+                logger.debug("%s is sent again: %s", what, error)
+            else:
+                return
+            await publish(self._connection, subject, payload, message_id=headers["Nats-Msg-Id"])
+            return
+        raise ConnectError(f"the server has not stored {what} within {STORE_WITHIN:g} s, though it still may")
+
+    async def _has_left_traces(self, task_id: str) -> bool:
+        if await self.result(task_id) is not None:
+            return True
+        request = {"seq": 1, "next_by_subj": self._subjects.event(task_id, "*"), "batch": 1}
+        return bool(await read_batch(self._connection, self._subjects.events_stream, request))
+
+    async def _recorded(self) -> set[str]:
+        """Return the ids of all tasks that a worker has had, or that have ended."""
+        recorded: set[str] = set()
+        for stream, pattern, place in (
+            (self._subjects.results_stream, self._subjects.result("*"), -1),
+            (self._subjects.events_stream, self._subjects.event("*", "received"), -2),
+        ):
+            subjects = await stored_subjects(self._connection, stream, pattern, limit=MAX_SEARCHED)
+            if subjects is None:
+                raise ConfigError("there are too many tasks to find one by the beginning of its id: give the whole id")
+            recorded.update(subject.split(".")[place] for subject in subjects)
+        return recorded
+
+    def _read_queued(self, message: StoredMessage) -> QueuedTask:
+        *_, place, last = message.subject.split(".")
+        is_scheduled = place == "schedule"
+        target = header(message.headers, "Nats-Schedule-Target") or ""
+        return QueuedTask(
+            task_id=last if is_scheduled else _task_id(message),
+            category=self._subjects.last_token(target) if is_scheduled else last,
+            submitted=message.stored,
+        )
+
+
+def check_task_id(text: str) -> None:
+    """Let a task's id pass, or not.
+
+    Raises:
+        ConfigError: no task can have it.
+    """
+    if not is_task_id(text):
+        raise ConfigError(f"{text[:100]!r} is not a task's id: 1 to 64 characters of A-Z a-z 0-9 _ -")
+
+
+def read_event(message: StoredMessage) -> Event | None:
+    """Read an event; None if it is none that we know."""
+    try:
+        event = decode(Event, message.data)
+    except SchemaError:
+        return None
+    return event if event.time.tzinfo is not None else None
+
+
+def _task_id(message: StoredMessage) -> str:
+    """Return a queued task's id, as its worker will read it (contract section 2)."""
+    headers = message.headers
+    try:
+        fields = decode_loosely(message.data, ContentType.parse(header(headers, "Content-Type")))
+    except SchemaError:
+        fields = {}
+    for name in (header(headers, TASK_ID), fields.get("id"), header(headers, "Nats-Msg-Id")):
+        if isinstance(name, str) and is_task_id(name):
+            return name
+    return f"s{message.seq}-{(message.stored - _EPOCH) // timedelta(milliseconds=1)}"

@@ -8,6 +8,8 @@ and waits on futures of our own.
 import asyncio
 import itertools
 import logging
+import os
+import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -15,13 +17,14 @@ from typing import Any, Final, TypeVar
 
 import anyio
 import nats.errors
-from anyio.abc import TaskGroup
 from msgspec import Struct
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from .errors import ConnectError
+from .groups import collapsed
+from .sturdy import SturdyClient
 
 Headers = Mapping[str, str]
 Callback = Callable[[Msg], None]
@@ -70,7 +73,7 @@ class Connection:
 
     def __init__(self, options: ConnectOptions) -> None:
         self._options = options
-        self._client = Client()
+        self._client: Client = SturdyClient()
         self._loop = asyncio.get_running_loop()
         self._queue: deque[tuple[str, bytes, str, Headers | None]] = deque()
         self._queued = 0
@@ -180,6 +183,20 @@ class Connection:
 
         await _uncancelled(unsubscribe())
 
+    async def drain(self, subscription: Subscription) -> None:
+        """End what `subscribe_once` began, after all that the server has sent to it was heard."""
+        if not self.is_connected:
+            await self.unsubscribe(subscription)
+            return
+
+        async def drain() -> None:
+            try:
+                await subscription.drain()  # type: ignore[no-untyped-call]
+            except nats.errors.Error as error:  # the server is silent, or gone: nothing more will come
+                logger.debug("drain: %s", error)
+
+        await _uncancelled(drain())
+
     async def force_reconnect(self) -> None:
         """Drop a connection that seems dead, though the client does not know it."""
         await _uncancelled(self._client.force_reconnect())
@@ -230,7 +247,7 @@ class Connection:
             future.set_result(message)
 
     async def _connect(self) -> None:
-        client = Client()
+        client = SturdyClient()
         connecting = asyncio.ensure_future(self._open_client(client))
         done, _ = await asyncio.wait({connecting}, timeout=self._options.timeout)
         servers = ", ".join(_without_credentials(server) for server in self._options.servers)
@@ -238,7 +255,7 @@ class Connection:
             connecting.cancel()
             raise ConnectError(f"no answer from {servers} within {self._options.timeout:g} s{self._because()}")
         if (error := connecting.exception()) is not None:
-            self._last_error = self._last_error or str(error) or type(error).__name__
+            self._last_error = self._last_error or _in_words(error)
             raise ConnectError(f"cannot connect to {servers}{self._because()}") from None
         client.options["max_reconnect_attempts"] = -1
         self._client = client
@@ -312,7 +329,7 @@ class Connection:
         await self._client.close()
 
     async def _on_error(self, error: Exception) -> None:
-        self._last_error = str(error) or type(error).__name__
+        self._last_error = _in_words(error)
         logger.debug("nats: %s", self._last_error)
         if "permissions violation" in self._last_error.lower():
             logger.error("the server refuses: %s", self._last_error)
@@ -337,6 +354,8 @@ class Connection:
             callback()
 
     async def _on_close(self) -> None:
+        if (error := self._client.last_error) is not None:
+            self._last_error = _in_words(error)
         self._closed.set()
 
 
@@ -349,14 +368,14 @@ async def connect(options: ConnectOptions) -> AsyncIterator[Connection]:
     """
     connection = Connection(options)
     await connection.open()
-    tasks: TaskGroup
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(connection.run)
-        try:
-            yield connection
-        finally:
-            await connection.close()
-            tasks.cancel_scope.cancel()
+    with collapsed():
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(connection.run)
+            try:
+                yield connection
+            finally:
+                await connection.close()
+                tasks.cancel_scope.cancel()
 
 
 def message_size(payload: bytes, headers: Headers | None) -> int:
@@ -389,6 +408,12 @@ async def _uncancelled(awaitable: Awaitable[T]) -> T:
     with scope:
         value = await awaitable
     return value  # noqa: RET504 - a scope may swallow, says its type; this one never does
+
+
+def _in_words(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno and not isinstance(error, ssl.SSLError):  # whose errno is not one
+        return os.strerror(error.errno)
+    return str(error) or type(error).__name__
 
 
 def _without_credentials(server: str) -> str:

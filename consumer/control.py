@@ -6,6 +6,7 @@ from typing import Final
 import anyio
 import msgspec
 from anyio.abc import TaskGroup
+from msgspec import structs
 from nats.aio.msg import Msg
 
 from schemas import Control, Result, SchemaError, Status, Verb, decode, utc_now
@@ -18,6 +19,8 @@ from .tail import Tail
 ANSWER_WITHIN: Final = 0.5
 """Seconds that the other workers have to say that a task is theirs."""
 
+_MAX_WORDS: Final = 1024
+"""Characters of `by` and `reason` that are told further: events and Results must hold them."""
 _LOOKUPS: Final = 32
 """Controls whose tasks are looked up at the same time: a worker's start meets those of a whole day."""
 
@@ -92,7 +95,10 @@ def _read_control(message: Msg) -> Control:
     if not message.data:
         return Control()
     try:
-        return decode(Control, message.data)
+        control = decode(Control, message.data)
     except SchemaError as error:
         logger.warning("the control on %s is obeyed without its payload: %s", message.subject, error)
         return Control()
+    return structs.replace(
+        control, by=control.by and control.by[:_MAX_WORDS], reason=control.reason and control.reason[:_MAX_WORDS]
+    )

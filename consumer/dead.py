@@ -14,9 +14,13 @@ REASON: Final = "Jetrunner-Reason"
 ERROR_CODE: Final = "Jetrunner-Error-Code"
 SUBJECT: Final = "Jetrunner-Subject"
 HEADERS: Final = "Jetrunner-Headers"
+TRUNCATED: Final = "Jetrunner-Truncated"
+"""Bytes that the original had, where a message that must also say why it is dead could not hold them all."""
 
 _MAX_REASON: Final = 1024
 _MAX_HEADERS: Final = 16 * 1024
+_MARGIN: Final = 512
+"""Bytes of a message's allowance that are kept for the header that makes it one."""
 
 
 class DeadLetters:
@@ -41,9 +45,12 @@ class DeadLetters:
             SUBJECT: request.subject,
             HEADERS: _as_json(request),
         }
-        payload = request.payload
-        if message_size(payload, headers) > self._connection.max_payload - _MAX_REASON:
+        payload, room = request.payload, self._connection.max_payload - _MARGIN
+        if message_size(payload, headers) > room:
             headers[HEADERS] = "{}"
+        if message_size(payload, headers) > room:
+            headers[TRUNCATED] = str(len(payload))
+            payload = payload[: room - message_size(b"", headers)]
         subject = self._subjects.dead(request.category)
         await publish(self._connection, subject, payload, message_id=f"dead-{request.task_id}", headers=headers)
 

@@ -7,6 +7,7 @@ import anyio
 from msgspec import Struct, structs
 from nats.aio.msg import Msg
 
+from runners.context import Watcher
 from runners.errors import interrupted
 from runners.registry import Registry
 from schemas import Cause, Control, ErrorClass, EventType, Result, Status, Subjects, Termination, Verb, utc_now
@@ -21,6 +22,7 @@ from .output import OutputPublisher
 from .request import TaskRequest, read_request
 from .results import Results
 from .settle import Settlement, settle
+from .whole import WholeOutputs
 
 _MAX_CONTROLS: Final = 100_000
 
@@ -40,6 +42,8 @@ class Services(Struct, frozen=True, kw_only=True):
     dead: DeadLetters
     events: Events
     output: OutputPublisher
+    whole: WholeOutputs
+    keeper: Watcher | None = None
 
 
 class Deliveries:
@@ -50,7 +54,8 @@ class Deliveries:
         self._executions: dict[str, Execution] = {}
         self._controls: dict[str, tuple[Verb, Control]] = {}
         self._active = 0
-        self._idle = anyio.Event()
+        self._running = 0
+        self._changed = anyio.Event()
         self._shut_down = False
 
     def __len__(self) -> int:
@@ -60,8 +65,14 @@ class Deliveries:
     async def wait_idle(self) -> None:
         """Wait until no message is on its way."""
         while self._active:
-            self._idle = anyio.Event()
-            await self._idle.wait()
+            self._changed = anyio.Event()
+            await self._changed.wait()
+
+    async def wait_stopped(self) -> None:
+        """Wait until no task runs; Results may still be on their way to the server."""
+        while self._running:
+            self._changed = anyio.Event()
+            await self._changed.wait()
 
     def holds(self, task_id: str) -> bool:
         """Tell whether a task is in our hands."""
@@ -98,10 +109,11 @@ class Deliveries:
         self._active += 1
         try:
             await self._take(message)
+        except Exception:  # one message must not end the worker; the server delivers it again
+            logger.exception("the delivery of a message on %s failed", message.subject)
         finally:
             self._active -= 1
-            if not self._active:
-                self._idle.set()
+            self._changed.set()
 
     async def _take(self, message: Msg) -> None:
         services = self._services
@@ -112,13 +124,15 @@ class Deliveries:
         try:
             await self._handle(request, lease)
         finally:
-            self._executions.pop(request.task_id, None)
+            execution = self._executions.pop(request.task_id, None)
+            if execution is not None:
+                execution.close()
             services.leases.forget(request.task_id, lease)
 
     async def _handle(self, request: TaskRequest, lease: Lease) -> None:
         services = self._services
         services.events.publish(EventType.RECEIVED, request)
-        stored = await self._stored(request)
+        stored = await services.results.load(request.task_id)  # the server may have forgotten that we had this task
         if stored is None and self._shut_down:
             lease.give_back()
             return
@@ -130,12 +144,6 @@ class Deliveries:
             stored = await self._conclude(request, result)
         services.results.answer(stored, request.reply_to, request.content_type)
         lease.settle()
-
-    async def _stored(self, request: TaskRequest) -> Result | None:
-        """Return the Result that the task has already; only a task with a name or a past can have one."""
-        if not (request.named or request.is_redelivery or request.task_id in self._controls):
-            return None
-        return await self._services.results.load(request.task_id)
 
     async def _execute(self, request: TaskRequest) -> Result:
         task_id = request.task_id
@@ -151,9 +159,15 @@ class Deliveries:
             worker=services.worker,
             events=services.events,
             output=services.output,
+            keeper=services.keeper,
         )
         logger.info("task %s (%s) starts", task_id, request.category)
-        return await execution.run()
+        self._running += 1
+        try:
+            return await execution.run()
+        finally:
+            self._running -= 1
+            self._changed.set()
 
     def _remember(self, task_id: str, verb: Verb, control: Control) -> None:
         """Keep a control for its task, which may come later; the newest so many are enough."""
@@ -176,6 +190,8 @@ class Deliveries:
     async def _conclude(self, request: TaskRequest, result: Result) -> Result:
         """Store the Result and tell of it, unless someone else's came first; return the one that counts."""
         services = self._services
+        if (execution := self._executions.get(request.task_id)) is not None:
+            result = await services.whole.keep(result, execution.spools)
         buried = settle(result) is Settlement.BURY
         if buried:
             await services.dead.keep(request, result)
@@ -217,6 +233,7 @@ def summary(result: Result) -> dict[str, Any]:
         "exit_code": result.exit_code,
         "duration": result.duration,
         "error_code": result.error_code,
+        "started": result.start_time is not None,
     }
 
 

@@ -1,6 +1,7 @@
 """Publishes Events: best effort, in order, never waited for. The Result is the durable end of the story."""
 
 import itertools
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +9,8 @@ from schemas import Event, EventType, Subjects, encode, utc_now
 
 from .connection import Connection
 from .request import TaskRequest
+
+logger = logging.getLogger(__name__)
 
 
 class Events:
@@ -59,4 +62,7 @@ class Events:
             "ce-time": event.time.isoformat(),
         }
         for subject in to:
-            self._connection.send(subject, payload, headers=headers)
+            try:
+                self._connection.send(subject, payload, headers=headers)
+            except ValueError as error:  # a runner's progress may be of any size; its task is worth more
+                logger.warning("an event is lost: %s", error)

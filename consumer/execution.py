@@ -1,20 +1,24 @@
 """One task's execution: its Runner found and prepared, its reports published, its Result made."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from msgspec import structs
 
 from runners.base import Runner
-from runners.context import Context
-from runners.errors import InvalidTaskError, PolicyDeniedError, RunnerError
+from runners.context import DEFAULT_OUTPUT_LIMIT, Context, Policy, Watcher
+from runners.errors import InternalError, InvalidTaskError, PolicyDeniedError, RunnerError
 from runners.registry import Registry
+from runners.spool import Spool
 from schemas import Cause, Control, ErrorClass, EventType, Result, Status, Task, Verb, utc_now
 
 from .config import Config
 from .events import Events
 from .output import OutputLog, OutputPublisher
 from .request import TaskRequest
+
+logger = logging.getLogger(__name__)
 
 
 class TaskReporter:
@@ -27,9 +31,9 @@ class TaskReporter:
         self._log: OutputLog | None = None
 
     def started(self, data: Mapping[str, Any]) -> None:
-        """Publish the start; from here on there is output to follow."""
+        """Publish the start."""
         self._events.publish(EventType.STARTED, self._request, data)
-        self._log = self._output.open(self._request.task_id, self._request.attempt)
+        self._open()
 
     def progress(self, data: Mapping[str, Any]) -> None:
         """Publish a step of the work."""
@@ -39,15 +43,20 @@ class TaskReporter:
         """Publish the beginning of the end."""
         self._events.publish(EventType.STOPPING, self._request, data)
 
-    def output(self, stream: str, offset: int, chunk: bytes) -> None:
+    def output(self, stream: str, offset: int, chunk: bytes | memoryview) -> None:
         """Pass output on to its followers."""
-        if self._log is not None:
-            self._log.feed(stream, offset, chunk)
+        self._open().feed(stream, offset, chunk)
 
     def finish(self) -> None:
-        """End the output."""
+        """End the output, if there was a run to follow."""
         if self._log is not None:
             self._log.finish()
+
+    def _open(self) -> OutputLog:
+        """Return the output's log: a process may write before it is known to have started."""
+        if self._log is None:
+            self._log = self._output.open(self._request.task_id, self._request.attempt)
+        return self._log
 
 
 class Execution:
@@ -62,8 +71,10 @@ class Execution:
         worker: str,
         events: Events,
         output: OutputPublisher,
+        keeper: Watcher | None = None,
     ) -> None:
         self.request = request
+        self._keeper = keeper
         self._config = config
         self._worker = worker
         self._reporter = TaskReporter(request, events, output)
@@ -84,6 +95,16 @@ class Execution:
         finally:
             self._reporter.finish()
 
+    @property
+    def spools(self) -> dict[str, Spool]:
+        """What was spooled of the output, to be kept whole or closed."""
+        return self._runner.spools if self._runner is not None else {}
+
+    def close(self) -> None:
+        """Let go of what was spooled."""
+        for spool in self.spools.values():
+            spool.close()
+
     def control(self, verb: Verb, control: Control) -> None:
         """Stop or kill the task; before its start, it never starts."""
         if self._runner is None:
@@ -100,27 +121,51 @@ class Execution:
 
     def _prepare(self, registry: Registry) -> Runner[Any] | None:
         """Make the task's Runner; None if the task is refused."""
-        task, category = self.request.task, self.request.category
         try:
-            runner = registry.create(category)
-            if self.request.error is not None:
-                raise self.request.error
-            runner.context = self._context(task)
-            runner.timeout = self._timeout(task, category)
-            runner.parse_args(task.command, task.args)
+            return self._make_runner(registry)
         except RunnerError as error:
             self._refusal = error
-            return None
+        except Exception as error:  # a defect in a runner must not keep its task from a Result
+            logger.exception("the runner of task %s failed", self.request.task_id)
+            self._refusal = InternalError(f"the runner failed: {type(error).__name__}: {error}")
+        return None
+
+    def _make_runner(self, registry: Registry) -> Runner[Any]:
+        task, category = self.request.task, self.request.category
+        runner = registry.create(category)
+        if self.request.error is not None:
+            raise self.request.error
+        _refuse_unsupported(task)
+        runner.context = self._context(task)
+        runner.timeout = self._timeout(task, category)
+        runner.parse_args(task.command, task.args)
         return runner
 
     def _context(self, task: Task) -> Context:
+        settings = self._config.runner(self.request.category)
         return Context(
             task=task,
             attempt=self.request.attempt,
             redeliveries=self.request.redeliveries,
             worker=self._worker,
             grace=self._config.worker.grace if task.grace is None else task.grace,
+            drain_window=self._config.worker.drain_window,
+            resource_limits=settings.resource_limits,
+            output_limit=_first(task.limits.output, settings.resource_limits.output, DEFAULT_OUTPUT_LIMIT),
+            keeper=self._keeper,
+            policy=self._policy(),
             reporter=self._reporter,
+        )
+
+    def _policy(self) -> Policy:
+        settings = self._config.runner(self.request.category)
+        return Policy(
+            profile=self._config.profile,
+            allow=settings.allow,
+            script_roots=settings.script_roots,
+            volume_roots=settings.volume_roots,
+            allow_hosts=settings.allow_hosts,
+            allow_cidrs=settings.allow_cidrs,
         )
 
     def _timeout(self, task: Task, category: str) -> float:
@@ -142,6 +187,17 @@ class Execution:
             error_code=error.code,
             retryable=error.retryable,
         )
+
+
+def _refuse_unsupported(task: Task) -> None:
+    """Refuse what would change when a task runs, as long as no worker can keep to it."""
+    for name in ("not_before", "delay", "schedule", "exclusive"):
+        if getattr(task, name):
+            raise InvalidTaskError(f"`{name}` is not supported by this version of the worker")
+
+
+def _first(*sizes: int | None) -> int | None:
+    return next((size for size in sizes if size is not None), None)
 
 
 def ended_without_start(request: TaskRequest, worker: str) -> Result:

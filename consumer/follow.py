@@ -1,30 +1,40 @@
 """Follows one task: its events, its output in order, and at last its Result, from the start or from wherever it is.
 
-Output may be stored out of order and in several runs; here each run's streams come out in the order of their bytes.
+Output may be stored out of order and by several runs, and its end before it; here a run's streams come out in the order
+of their bytes, a run that was superseded says no more, and what never came is taken from the Result.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+import base64
+from collections.abc import AsyncGenerator, Mapping
 from typing import Final
 
 import anyio
 from msgspec import Struct
 from nats.aio.msg import Msg
 
-from schemas import Event, Result, SchemaError, Subjects, decode
+from schemas import Event, Result, SchemaError, StreamOutput, Subjects, decode, utc_now
 from schemas.subjects import STREAMS
 
 from .connection import Connection
+from .groups import collapsed
 from .message import header
 from .output import ATTEMPT, END, INSTANCE, OFFSET
 from .tail import Tail
 
 GAP_PATIENCE: Final = 2.0
-"""Seconds that a missing piece of output is waited for, and all of it once the Result is there."""
+"""Seconds without news that a missing piece of output is waited for."""
+STALL: Final = 10.0
+"""Seconds without news after which a stream that is not read to its end is given up, once the Result is there."""
+SETTLED: Final = 60.0
+"""Seconds after a task's end at which no more of its output is on its way."""
 
 
 class OutputChunk(Struct, frozen=True, kw_only=True):
-    """Some bytes of a stream. `lost` counts those before it that the server never got."""
+    """Some bytes of a stream.
+
+    `lost` counts those before it that did not come. If the stream's last bytes did not, a chunk without data says so.
+    """
 
     stream: str
     data: bytes
@@ -37,138 +47,214 @@ class OutputChunk(Struct, frozen=True, kw_only=True):
 Item = Event | OutputChunk | Result
 
 
+class _Run(Struct, frozen=True):
+    """One run of a task: its attempt, and the worker that made it."""
+
+    attempt: int
+    worker: str
+
+    def is_of(self, result: Result) -> bool:
+        """Tell whether this run came to that Result; messages of others may leave the worker out."""
+        return self.attempt == result.attempt and (self.worker == result.worker or not (self.worker and result.worker))
+
+
 class OutputAssembler:
     """Puts the pieces of one task's output in order."""
 
     def __init__(self) -> None:
-        self._run: tuple[str, str] | None = None
-        self._next = dict.fromkeys(STREAMS, 0)
-        self._early: dict[str, dict[int, bytes]] = {stream: {} for stream in STREAMS}
+        self._run: _Run | None = None
+        self._superseded: set[_Run] = set()
         self._restarted = False
+        self._forget()
+
+    @property
+    def gap(self) -> tuple[int, ...]:
+        """Where a piece is missing before one that has come, for each such stream."""
+        return tuple(self._next[stream] for stream in STREAMS if self._early[stream])
 
     def add(self, message: Msg) -> list[OutputChunk]:
         """Take a stored piece; return what can be read now."""
         headers = message.headers or {}
         stream = message.subject.rpartition(".")[2]
-        run = (header(headers, ATTEMPT) or "", header(headers, INSTANCE) or "")
-        if run != self._run:
-            self._restarted = self._run is not None
-            self._run = run
-            self._next = dict.fromkeys(STREAMS, 0)
-            self._early = {name: {} for name in STREAMS}
-        offset = int(header(headers, OFFSET) or 0)
-        if header(headers, END) is not None:
-            return self.skip_to(stream, offset)
-        if offset >= self._next[stream]:
-            self._early[stream][offset] = message.data
+        run = _Run(_number(headers, ATTEMPT) or 1, header(headers, INSTANCE) or "")
+        if stream not in STREAMS or not self._is_current(run):
+            return []
+        if header(headers, END) is None:  # an end says nothing: it may overtake the pieces before it
+            self._early[stream][_number(headers, OFFSET)] = message.data
         return self._ready(stream)
 
-    def has(self, stream: str, size: int) -> bool:
-        """Tell whether a stream has been read up to `size` bytes."""
-        return self._next[stream] >= size
-
-    def flush(self) -> list[OutputChunk]:
-        """Return all that has come, though something before it has not."""
+    def bridge(self) -> list[OutputChunk]:
+        """Return what waits behind the first gap of each stream."""
         return [
             chunk
             for stream in STREAMS
             if self._early[stream]
-            for chunk in self.skip_to(stream, max(self._early[stream]))
+            for chunk in self._take(stream, min(self._early[stream])) + self._ready(stream)
         ]
 
-    @property
-    def is_waiting(self) -> bool:
-        """Whether there are pieces that wait for one before them."""
-        return any(self._early.values())
+    def is_complete(self, result: Result) -> bool:
+        """Tell whether all output of the run that came to a Result has been read."""
+        sizes = {stream: facts.bytes for stream, _, facts in _streams(result)}
+        if not any(sizes.values()):
+            return True
+        is_its_run = self._run is not None and self._run.is_of(result)
+        return is_its_run and all(self._next[stream] >= size for stream, size in sizes.items())
 
-    def skip_to(self, stream: str, offset: int) -> list[OutputChunk]:
-        """Return what has come of a stream up to `offset`, without what has not."""
+    def finish(self, result: Result) -> list[OutputChunk]:
+        """Return all that waits, and what the Result has of the rest."""
+        if self._run is not None and not self._run.is_of(result):
+            self._begin(_Run(result.attempt, result.worker))
         chunks: list[OutputChunk] = []
-        for start in sorted(self._early[stream]):
-            if start <= offset:
-                chunks += self._take(stream, start)
-        return chunks + self._ready(stream)
+        while self.gap:
+            chunks += self.bridge()
+        for stream, text, facts in _streams(result):
+            chunks += self._rest(stream, text, facts)
+        return chunks
+
+    def _is_current(self, run: _Run) -> bool:
+        if run == self._run:
+            return True
+        if run in self._superseded or (self._run is not None and run.attempt < self._run.attempt):
+            return False
+        self._begin(run)
+        return True
+
+    def _begin(self, run: _Run) -> None:
+        if self._run is not None:
+            self._superseded.add(self._run)
+            self._restarted = True
+        self._run = run
+        self._forget()
+
+    def _forget(self) -> None:
+        self._next = dict.fromkeys(STREAMS, 0)
+        self._early: dict[str, dict[int, bytes]] = {stream: {} for stream in STREAMS}
 
     def _ready(self, stream: str) -> list[OutputChunk]:
         chunks: list[OutputChunk] = []
-        while self._next[stream] in self._early[stream]:
-            chunks += self._take(stream, self._next[stream])
+        while self._early[stream] and (start := min(self._early[stream])) <= self._next[stream]:
+            chunks += self._take(stream, start)
         return chunks
 
     def _take(self, stream: str, start: int) -> list[OutputChunk]:
-        data = self._early[stream].pop(start, None)
-        if data is None or start < self._next[stream]:
+        data = self._early[stream].pop(start)
+        known = max(self._next[stream] - start, 0)
+        return self._chunk(stream, data[known:], start + known) if len(data) > known else []
+
+    def _rest(self, stream: str, text: str, facts: StreamOutput) -> list[OutputChunk]:
+        """Return what comes after the end of what was read, as far as the Result has it."""
+        begun = self._next[stream]
+        if begun >= facts.bytes:
             return []
-        lost = start - self._next[stream]
-        self._next[stream] = start + len(data)
+        kept = base64.b64decode(text) if facts.encoding == "base64" else text.encode()
+        if not facts.truncated:
+            return self._chunk(stream, kept[begun:], begun)
+        shown = self._chunk(stream, kept, 0) if begun == 0 else []
+        return shown + self._chunk(stream, b"", facts.bytes)
+
+    def _chunk(self, stream: str, data: bytes, offset: int) -> list[OutputChunk]:
+        lost = offset - self._next[stream]
+        self._next[stream] = offset + len(data)
         restarted, self._restarted = self._restarted, False
-        return [OutputChunk(stream=stream, data=data, offset=start, lost=lost, restarted=restarted)]
+        return [OutputChunk(stream=stream, data=data, offset=offset, lost=lost, restarted=restarted)]
+
+
+def _number(headers: Mapping[str, str], name: str) -> int:
+    text = header(headers, name)
+    return int(text) if text is not None and text.isdecimal() else 0
+
+
+def _streams(result: Result) -> tuple[tuple[str, str, StreamOutput], ...]:
+    return ("stdout", result.output, result.streams.stdout), ("stderr", result.stderr, result.streams.stderr)
 
 
 class Follower:
     """Reads the three streams that tell of one task, and makes one story of them."""
 
     def __init__(self, connection: Connection, subjects: Subjects, task_id: str) -> None:
+        self._connection = connection
         self._items: asyncio.Queue[Item | None] = asyncio.Queue()
         self._assembler = OutputAssembler()
         self._result: Result | None = None
+        self._is_old = False
+        self._received = 0
         self._changed = anyio.Event()
         self._output = Tail(connection, subjects.output_stream, [subjects.output(task_id, "*")], self._on_output)
         self._events = Tail(connection, subjects.events_stream, [subjects.event(task_id, "*")], self._on_event)
         self._results = Tail(connection, subjects.results_stream, [subjects.result(task_id)], self._on_result)
 
     async def items(self) -> AsyncGenerator[Item]:
-        """Yield events and output as they come, and the Result last."""
-        async with anyio.create_task_group() as tails:
-            for tail in (self._output, self._events, self._results):
-                tails.start_soon(tail.run)
-            tails.start_soon(self._conclude)
-            while (item := await self._items.get()) is not None:
-                yield item
-            tails.cancel_scope.cancel()
+        """Yield events and output as they come, and the Result last. To be closed by whoever stops early."""
+        with collapsed():
+            async with anyio.create_task_group() as tails:
+                for tail in (self._output, self._events, self._results):
+                    tails.start_soon(tail.run)
+                tails.start_soon(self._tell)
+                while (item := await self._items.get()) is not None:
+                    yield item
+                tails.cancel_scope.cancel()
 
     def _on_output(self, message: Msg) -> None:
         self._put(self._assembler.add(message))
-        self._changed.set()
+        self._note()
 
     def _on_event(self, message: Msg) -> None:
+        self._note()
         try:
             self._items.put_nowait(decode(Event, message.data))
         except SchemaError:  # of a newer version than ours
             return
 
     def _on_result(self, message: Msg) -> None:
-        self._result = decode(Result, message.data)
-        self._changed.set()
+        result = self._result = decode(Result, message.data)
+        was_there = not self._results.caught_up.is_set()
+        self._is_old = was_there and (utc_now() - result.end_time).total_seconds() > SETTLED
+        self._note()
 
-    async def _conclude(self) -> None:
-        """Bring the story to its end: bridge gaps that nothing fills, and let the output come before the Result."""
+    async def _tell(self) -> None:
+        """Bridge gaps that nothing fills; once there is a Result, let the rest come before it."""
         while self._result is None:
-            await self._wait_for_change()
-            if self._assembler.is_waiting:
-                await self._bridge_gap()
-        await self._events.caught_up.wait()
-        with anyio.move_on_after(GAP_PATIENCE):
-            await self._output.caught_up.wait()
-            while not self._is_complete(self._result):
-                await self._wait_for_change()
-        self._put(self._assembler.flush())
+            await self._bridge_gap()
+        for tail in (self._events, self._output):
+            await self._catch_up(tail)
+        waiting = not self._is_old
+        while waiting and not self._assembler.is_complete(self._result):
+            waiting = await self._news_within(GAP_PATIENCE)
+        self._put(self._assembler.finish(self._result))
         self._items.put_nowait(self._result)
         self._items.put_nowait(None)
 
     async def _bridge_gap(self) -> None:
-        with anyio.move_on_after(GAP_PATIENCE):
-            while self._assembler.is_waiting:
-                await self._wait_for_change()
-        self._put(self._assembler.flush())
+        """Wait for a Result, or for news of where output is missing."""
+        gap = self._assembler.gap
+        with anyio.move_on_after(GAP_PATIENCE if gap else None) as waiting:
+            while self._result is None and self._assembler.gap == gap:
+                await self._news()
+        if waiting.cancelled_caught:
+            self._put(self._assembler.bridge())
 
-    async def _wait_for_change(self) -> None:
+    async def _catch_up(self, tail: Tail) -> None:
+        """Wait for what was stored before we began, as long as anything comes or the server is away."""
+        received = -1
+        while received != self._received or not self._connection.is_connected:
+            received = self._received
+            with anyio.move_on_after(STALL):
+                await tail.caught_up.wait()
+                return
+
+    async def _news_within(self, patience: float) -> bool:
+        with anyio.move_on_after(patience):
+            await self._news()
+            return True
+        return False
+
+    async def _news(self) -> None:
         await self._changed.wait()
         self._changed = anyio.Event()
 
-    def _is_complete(self, result: Result) -> bool:
-        streams = {"stdout": result.streams.stdout.bytes, "stderr": result.streams.stderr.bytes}
-        return all(self._assembler.has(stream, size) for stream, size in streams.items())
+    def _note(self) -> None:
+        self._received += 1
+        self._changed.set()
 
     def _put(self, chunks: list[OutputChunk]) -> None:
         for chunk in chunks:

@@ -41,6 +41,7 @@ class Intake:
             window=slots,
             ensure=self._ensure,
             deliver=self._waiting.put_nowait,
+            give_back=self._return,
         )
 
     @property
@@ -54,7 +55,7 @@ class Intake:
             await self._puller.run()
         finally:
             while not self._waiting.empty():
-                self._connection.send(self._waiting.get_nowait().reply, NAK)
+                self._return(self._waiting.get_nowait())
 
     async def work(self) -> None:
         """Run tasks until cancelled."""
@@ -65,12 +66,11 @@ class Intake:
     async def _fill_slot(self) -> None:
         while True:
             message = await self._waiting.get()
-            try:
-                await self._deliveries.handle(message)
-            except Exception:  # one message must not end the worker; the server delivers it again
-                logger.exception("the delivery of a message on %s failed", message.subject)
-            finally:
-                self._puller.release()
+            await self._deliveries.handle(message)
+            self._puller.release()
+
+    def _return(self, message: Msg) -> None:
+        self._connection.send(message.reply, NAK)
 
     async def _ensure(self) -> str:
         differences = await ensure_consumer(self._connection, self._topology, self.category, create=self._create)

@@ -1,15 +1,19 @@
 """Requests to JetStream: its API, and messages that are stored for sure.
 
-Follows ADR-1 (API), ADR-7 (error codes) and ADR-22 (retried publishing).
+Follows ADR-1 (API), ADR-7 (error codes), ADR-22 (retried publishing) and ADR-31 (direct get).
 """
 
+import asyncio
 import logging
 import random
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import anyio
 import msgspec
 from msgspec import Struct
+from nats.aio.msg import Msg
 
 from .connection import Connection, Headers, NoReplyError, NoRespondersError
 from .errors import JetStreamError
@@ -20,10 +24,13 @@ UNAVAILABLE: Final = 503
 MESSAGES_PER_SUBJECT_EXCEEDED: Final = 10077
 """The server's code for "a message for this subject is stored already", and for a full store."""
 
+_END_OF_BATCH: Final = "204"
+_BATCH_PATIENCE: Final = 5.0
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 2.0
 _PUBLISH_PATIENCE: Final = 5.0
-_TEMPORARY: Final = frozenset({TIMED_OUT, 429, UNAVAILABLE})
+TEMPORARY: Final = frozenset({TIMED_OUT, 429, UNAVAILABLE})
+"""Statuses after which another try may succeed."""
 _FINAL_CODES: Final = frozenset({MESSAGES_PER_SUBJECT_EXCEEDED})
 
 logger = logging.getLogger(__name__)
@@ -44,6 +51,11 @@ class StoredMessage(Struct, frozen=True):
     seq: int
     data: bytes
     headers: dict[str, str] = {}
+
+    @property
+    def stored(self) -> datetime:
+        """When it was stored, to the microsecond."""
+        return datetime.fromisoformat(self.headers["Nats-Time-Stamp"]).astimezone(UTC)
 
 
 async def api(connection: Connection, operation: str, body: object = None, *, patience: float = 5.0) -> dict[str, Any]:
@@ -79,7 +91,7 @@ async def publish(
         except NoReplyError as error:
             logger.debug("publishing on %s again: %s", subject, error)
         except JetStreamError as error:
-            if error.err_code in _FINAL_CODES or error.status not in _TEMPORARY:
+            if error.err_code in _FINAL_CODES or error.status not in TEMPORARY:
                 raise
             logger.debug("publishing on %s again: %s", subject, error)
         await anyio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - spreads retries, guards nothing
@@ -119,6 +131,62 @@ async def last_message(connection: Connection, stream: str, subject: str) -> Sto
     return StoredMessage(
         headers.get("Nats-Subject", subject), int(headers.get("Nats-Sequence", 0)), reply.data, headers
     )
+
+
+async def read_batch(connection: Connection, stream: str, request: Mapping[str, Any]) -> list[StoredMessage]:
+    """Return stored messages, in the stream's order, by batched direct get (ADR-31).
+
+    Consumers do not notice, which is the only way to look into a work queue. `request` is the server's own, such as
+    `{"seq": 1, "next_by_subj": "a.*", "batch": 100}` or `{"multi_last": ["a.1", "a.2"]}` (1024 subjects at most).
+
+    Raises:
+        JetStreamError: the server refuses, or does not answer.
+    """
+    replies: asyncio.Queue[Msg] = asyncio.Queue()
+    inbox = connection.new_inbox()
+    subscription = await connection.subscribe_once(inbox, replies.put_nowait)
+    messages: list[StoredMessage] = []
+    try:
+        connection.send(f"$JS.API.DIRECT.GET.{stream}", msgspec.json.encode(request), reply=inbox)
+        with anyio.fail_after(_BATCH_PATIENCE) as patience:
+            while (message := _stored(await replies.get())) is not None:
+                messages.append(message)
+                patience.deadline = anyio.current_time() + _BATCH_PATIENCE
+    except TimeoutError:
+        raise JetStreamError(TIMED_OUT, 0, f"the stream {stream} does not answer") from None
+    finally:
+        await connection.unsubscribe(subscription)
+    return messages
+
+
+async def stored_subjects(connection: Connection, stream: str, pattern: str, *, limit: int) -> list[str] | None:
+    """Return the subjects of a stream that match a pattern, or None if there are more than `limit`.
+
+    Raises:
+        JetStreamError: the server refuses, or does not answer.
+    """
+    found: list[str] = []
+    while True:
+        body = {"subjects_filter": pattern, "offset": len(found)}
+        info = await api(connection, f"STREAM.INFO.{stream}", body)
+        page = info["state"].get("subjects") or {}
+        found += page
+        if info.get("total", 0) > limit:
+            return None
+        if not page or len(found) >= info.get("total", 0):
+            return found
+
+
+def _stored(reply: Msg) -> StoredMessage | None:
+    """Read one answer to a batched direct get; None at its end."""
+    headers = dict(reply.headers or {})
+    if "Nats-Sequence" in headers:
+        return StoredMessage(headers["Nats-Subject"], int(headers["Nats-Sequence"]), reply.data, headers)
+    status = headers.get("Status", "")
+    if status not in {_END_OF_BATCH, str(NOT_FOUND)}:
+        description = headers.get("Description") or "direct get is not answered"
+        raise JetStreamError(int(status or UNAVAILABLE), 0, description)
+    return None
 
 
 class _Ack(Struct):

@@ -49,7 +49,8 @@ class Lease:
 class Leases:
     """All tasks that this worker holds.
 
-    `interval` is the seconds between renewals; a third of the server's ack_wait leaves two tries.
+    `interval` is the seconds between renewals; with a third of the server's ack_wait, a renewal that is not
+    confirmed within half an interval can be tried once more.
     """
 
     def __init__(self, connection: Connection, *, interval: float) -> None:
@@ -87,6 +88,6 @@ class Leases:
 
     async def _renew(self, task_id: str, delivery: str) -> None:
         try:
-            await self._connection.request(delivery, _IN_PROGRESS, patience=self._interval)
+            await self._connection.request(delivery, _IN_PROGRESS, patience=self._interval / 2)
         except NoReplyError as error:
             logger.warning("the lease of task %s was not renewed: %s", task_id, error)

@@ -12,6 +12,7 @@ class Position(Struct, frozen=True):
     """Where a message stands, as its ack subject tells (ADR-15 and its second form, which adds domain and account)."""
 
     stream_seq: int
+    consumer_seq: int
     deliveries: int
     nanoseconds: int
     """When it was stored, since the Unix epoch."""
@@ -25,6 +26,7 @@ class Position(Struct, frozen=True):
         return cls(
             deliveries=int(tokens[4 + shift]),
             stream_seq=int(tokens[5 + shift]),
+            consumer_seq=int(tokens[6 + shift]),
             nanoseconds=int(tokens[7 + shift]),
             pending=int(tokens[8 + shift]),
         )

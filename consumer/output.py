@@ -29,8 +29,10 @@ PIECE: Final = 16 * 1024
 FLUSH_SIZE: Final = 32 * 1024
 FLUSH_DELAY: Final = 0.1
 """Bytes and seconds after which what a task has written goes out."""
-MAX_UNSTORED: Final = 2**20
+MAX_UNSTORED: Final = 8 * 2**20
 """Bytes of one task that may be under way to the server."""
+MAX_UNDER_WAY: Final = 2048
+"""Pieces of all tasks that may be under way to the server: tasks end, their output may wait for long."""
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +47,11 @@ class OutputPublisher:
         self._worker = worker
         self._under_way = 0
         self._all_stored = asyncio.Event()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another piece may go out."""
+        return self._under_way < MAX_UNDER_WAY
 
     async def wait_stored(self) -> None:
         """Wait until the server has all that was sent."""
@@ -102,7 +109,7 @@ class OutputLog:
         self._written = dict.fromkeys(STREAMS, 0)
         self._timer: asyncio.TimerHandle | None = None
 
-    def feed(self, stream: str, offset: int, chunk: bytes) -> None:
+    def feed(self, stream: str, offset: int, chunk: bytes | memoryview) -> None:
         """Take a stream's next bytes; they go out soon, or at once if there are many."""
         pending = self._pending[stream]
         pending += chunk
@@ -136,6 +143,6 @@ class OutputLog:
         start = self._written[stream] - len(data)
         for at in range(0, len(data), PIECE):
             piece = data[at : at + PIECE]
-            if self.unstored + len(piece) <= MAX_UNSTORED:
+            if self.unstored + len(piece) <= MAX_UNSTORED and self._publisher.has_room:
                 self.unstored += len(piece)
                 self._publisher.send(self, stream, start + at, piece)

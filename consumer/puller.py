@@ -15,6 +15,7 @@ import anyio
 import msgspec
 from msgspec import Struct
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from .connection import Connection
 from .errors import JetStreamError, TopologyError
@@ -47,7 +48,8 @@ class Puller:
     """Keeps up to `window` messages of one consumer asked for or in work.
 
     `deliver` takes each message and must neither block nor raise. `ensure` makes sure that the consumer exists and
-    returns its name; it is called at the start of each epoch.
+    returns its name; it is called at the start of each epoch. With `give_back`, the end waits for what the server has
+    sent already, and hands it to that instead.
     """
 
     def __init__(
@@ -58,12 +60,14 @@ class Puller:
         window: int,
         ensure: Callable[[], Awaitable[str]],
         deliver: Callable[[Msg], None],
+        give_back: Callable[[Msg], None] | None = None,
     ) -> None:
         self._connection = connection
         self._stream = stream
         self._window = window
         self._ensure = ensure
         self._deliver = deliver
+        self._give_back = give_back
         self._refill_at = max(1, window // 4)
         self._requested = 0
         self._held = 0
@@ -101,6 +105,10 @@ class Puller:
         self._held -= 1
         self._refill()
 
+    def restart(self) -> None:
+        """Ask for everything anew: something was lost."""
+        self._end_epoch()
+
     async def _run_epoch(self) -> None:
         await self._connection.wait_connected()
         self._over = anyio.Event()
@@ -120,14 +128,23 @@ class Puller:
         self._inbox = self._connection.new_inbox()
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{consumer}"
         subscription = await self._connection.subscribe_once(self._inbox, self._receive)
+        is_last = True
         try:
             self._heard = time.monotonic()
             self._pulling = True
             self._refill()
             await self._watch()
+            is_last = False
         finally:
             self._pulling = False
+            await self._end_pulls(subscription, is_last=is_last)
+
+    async def _end_pulls(self, subscription: Subscription, *, is_last: bool) -> None:
+        if not is_last or self._give_back is None:
             await self._connection.unsubscribe(subscription)
+            return
+        self._deliver = self._give_back
+        await self._connection.drain(subscription)
 
     async def _watch(self) -> None:
         """Return when the epoch is over: someone said so, or nothing was heard while a pull was open."""

@@ -106,7 +106,7 @@ def _reply_subjects(
     allowed: list[str] = []
     refused = None
     for subject in wanted:
-        if subject is None:
+        if not subject:
             continue
         try:
             subjects.check_reply(subject, prefixes)

@@ -14,14 +14,19 @@ from schemas import ContentType, Encoding, Result, StreamOutput, Subjects, decod
 
 from .connection import Connection
 from .errors import JetStreamError
-from .jetstream import MESSAGES_PER_SUBJECT_EXCEEDED, last_message, publish
+from .jetstream import MESSAGES_PER_SUBJECT_EXCEEDED, TEMPORARY, last_message, publish
 
 MARGIN: Final = 16 * 1024
 """Bytes of a message's allowance that are kept for its headers."""
 LARGEST: Final = 2**20
 """Bytes of a Result at most, however much the server would take."""
 _MAX_ERROR: Final = 4096
+_MAX_TEXT: Final = 256
+"""Characters of any text in a Result that is too long without its output."""
+_LONGEST_ESCAPE: Final = 6
+"""Bytes of a character in JSON at most, such as those of a control character."""
 _FULL_PAUSE: Final = 1.0
+_LOAD_PAUSE: Final = 0.25
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +43,7 @@ class Results:
 
         Tries until the server has it. A store that is full is told from one that has a Result already by reading it.
         """
-        result = fit(result, self._budget())
+        result = self.fit(result)
         subject = self._subjects.result(result.task_id)
         identity = f"result-{result.task_id}-{uuid4().hex}"
         while True:
@@ -56,9 +61,19 @@ class Results:
             return result, True
 
     async def load(self, task_id: str) -> Result | None:
-        """Return the stored Result of a task, or None."""
-        stored = await last_message(self._connection, self._subjects.results_stream, self._subjects.result(task_id))
-        return decode(Result, stored.data) if stored is not None else None
+        """Return the stored Result of a task, or None. Tries until the server answers."""
+        stream, subject = self._subjects.results_stream, self._subjects.result(task_id)
+        while True:
+            await self._connection.wait_connected()
+            try:
+                stored = await last_message(self._connection, stream, subject)
+            except JetStreamError as error:
+                if error.status not in TEMPORARY:
+                    raise
+                logger.debug("looking for the Result of task %s again: %s", task_id, error)
+                await anyio.sleep(_LOAD_PAUSE)
+                continue
+            return decode(Result, stored.data) if stored is not None else None
 
     def answer(self, result: Result, reply_to: Sequence[str], content_type: ContentType) -> None:
         """Publish a copy on the reply subjects, best effort."""
@@ -66,14 +81,23 @@ class Results:
             payload = encode(result, content_type)
             self._connection.send(subject, payload, headers={"Content-Type": content_type})
 
+    def surely_fits(self, result: Result) -> bool:
+        """Tell at little cost whether a Result has its output whole and would be stored as it is."""
+        if result.streams.stdout.truncated or result.streams.stderr.truncated:
+            return False
+        return _LONGEST_ESCAPE * (len(result.output) + len(result.stderr)) + MARGIN < self._budget()
+
+    def fit(self, result: Result) -> Result:
+        """Return the Result as it would be stored."""
+        return fit(result, self._budget())
+
     def _budget(self) -> int:
         return min(self._connection.max_payload, LARGEST) - MARGIN
 
 
 def fit(result: Result, budget: int) -> Result:
-    """Cut a Result until its encoded form has at most `budget` bytes: first the output, at last the labels."""
-    if len(result.error) > _MAX_ERROR:
-        result = structs.replace(result, error=f"{result.error[:_MAX_ERROR]}…")
+    """Cut a Result until its encoded form has at most `budget` bytes: first the output, at last labels and texts."""
+    result = structs.replace(result, error=_cut(result.error, _MAX_ERROR))
     while len(encode(result)) > budget:
         smaller = _halve_output(result)
         if smaller is None:
@@ -109,7 +133,20 @@ def _halve(text: str, facts: StreamOutput) -> tuple[str, StreamOutput]:
 
 
 def _bare(result: Result) -> Result:
-    """Keep the facts of a Result whose labels or headers alone are too long."""
-    http = None if result.http is None else structs.replace(result.http, headers={})
-    warnings = ("labels and headers are left out: the Result would not fit a message",)
-    return structs.replace(result, labels={}, http=http, first_error=None, warnings=warnings)
+    """Keep the facts of a Result whose labels, headers or other texts alone are too long."""
+    http, end = result.http, result.termination
+    if end is not None:
+        end = structs.replace(end, by=end.by and _cut(end.by), reason=end.reason and _cut(end.reason))
+    return structs.replace(
+        result,
+        error=_cut(result.error),
+        labels={},
+        http=None if http is None else structs.replace(http, headers={}, url=_cut(http.url)),
+        termination=end,
+        first_error=None,
+        warnings=("labels and headers are left out: the Result would not fit a message",),
+    )
+
+
+def _cut(text: str, room: int = _MAX_TEXT) -> str:
+    return f"{text[:room]}…" if len(text) > room else text

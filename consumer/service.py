@@ -5,13 +5,13 @@ not through us, so our end in the meantime loses nothing. Whether a requester's 
 that reads the task to say, as with any other.
 """
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Final
 from uuid import uuid4
 
-import nats.errors
 from anyio.abc import TaskGroup
 from nats.aio.client import Client
 from nats.micro import add_service
@@ -20,12 +20,14 @@ from nats.micro.service import Service as MicroService
 
 from .delivery import Services
 from .errors import JetStreamError
-from .jetstream import publish
+from .jetstream import api, publish
 from .message import header
 from .request import REQUEST_REPLY
 
 NAME: Final = "jetrunner"
 QUEUE: Final = "run"
+_STOP_WITHIN: Final = 1.0
+"""Seconds: a server that is away does not keep us."""
 _FORWARDED: Final = ("Content-Type", "Reply-To", "traceparent", "tracestate", "baggage")
 
 logger = logging.getLogger(__name__)
@@ -43,18 +45,23 @@ class Service:
         self._service: MicroService | None = None
 
     async def start(self) -> None:
-        """Serve, with this client and those that replace it."""
+        """Serve, with this client and those that replace it; return once requests would reach us."""
         await self._connection.attach(self._serve)
+        try:
+            await api(self._connection, "INFO")  # the server has our subscriptions before it answers
+        except JetStreamError as error:
+            logger.debug("the service may not be known yet: %s", error)
 
     async def stop(self) -> None:
         """Take no more requests."""
         service, self._service = self._service, None
         self._categories = ()
-        if service is not None:
-            try:
-                await service.stop()
-            except nats.errors.Error as error:  # not connected: nobody can reach us anyway
-                logger.debug("the service was not stopped: %s", error)
+        if service is None:
+            return
+        stopping = asyncio.ensure_future(service.stop())
+        await asyncio.wait({stopping}, timeout=_STOP_WITHIN)
+        if stopping.done() and (error := stopping.exception()) is not None:  # not connected: nobody can reach us anyway
+            logger.debug("the service was not stopped: %s", error)
 
     async def _serve(self, client: Client) -> None:
         if not self._categories:

@@ -11,8 +11,7 @@ import anyio
 from nats.aio.msg import Msg
 
 from .connection import Connection
-from .errors import JetStreamError
-from .jetstream import NOT_FOUND, api
+from .jetstream import api
 from .message import Position
 from .puller import Puller
 
@@ -42,6 +41,7 @@ class Tail:
         self._start = start or {"deliver_policy": "all"}
         self._name = ""
         self._last = 0
+        self._delivered = 0
         self._puller = Puller(connection, stream, window=_WINDOW, ensure=self._ensure, deliver=self._receive)
         self.caught_up = anyio.Event()
         """Set once all that was stored when the tail began has been delivered."""
@@ -51,11 +51,13 @@ class Tail:
         await self._puller.run()
 
     async def _ensure(self) -> str:
-        if self._name and await self._exists():
-            return self._name
+        """Make a consumer anew for each epoch: what the last one has sent into the void would never come again."""
         await self._forget_older_stream()
         answer = await api(self._connection, f"CONSUMER.CREATE.{self._stream}", self._request())
-        self._name = str(answer["name"])
+        self._last = max(self._last, int(answer["delivered"]["stream_seq"]))
+        if self._name:
+            self._connection.send(f"$JS.API.CONSUMER.DELETE.{self._stream}.{self._name}")
+        self._name, self._delivered = str(answer["name"]), 0
         if answer.get("num_pending", 0) == 0:
             self.caught_up.set()
         return self._name
@@ -74,16 +76,6 @@ class Tail:
             },
         }
 
-    async def _exists(self) -> bool:
-        """Tell whether our consumer is there and stands where we do; if not, pulls in flight were lost with it."""
-        try:
-            info = await api(self._connection, f"CONSUMER.INFO.{self._stream}.{self._name}")
-        except JetStreamError as error:
-            if error.status != NOT_FOUND:
-                raise
-            return False
-        return int(info["delivered"]["stream_seq"]) <= self._last
-
     async def _forget_older_stream(self) -> None:
         state = (await api(self._connection, f"STREAM.INFO.{self._stream}"))["state"]
         if int(state["last_seq"]) < self._last:
@@ -93,8 +85,10 @@ class Tail:
     def _receive(self, message: Msg) -> None:
         position = Position.of(message)
         self._puller.release()
-        if position.stream_seq <= self._last:
+        if position.consumer_seq != self._delivered + 1:  # one before it went down with a connection
+            self._puller.restart()
             return
+        self._delivered = position.consumer_seq
         self._last = position.stream_seq
         self._deliver(message)
         if position.pending == 0:

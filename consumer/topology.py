@@ -44,7 +44,7 @@ class Topology(Struct, frozen=True, kw_only=True):
         )
         yield self._stream(names.control_stream, [names.control("*", "*")], max_age=_DAY)
         yield self._stream(names.events_stream, [names.event("*", "*")], max_age=7 * _DAY)
-        yield self._stream(names.output_stream, [names.output("*", "*")], max_age=_DAY, max_bytes=4096 * _MIB)
+        yield self._stream(names.output_stream, [names.output("*", "*")], max_age=_DAY, max_bytes=1024 * _MIB)
         yield self._stream(
             names.results_stream,
             [names.result("*")],

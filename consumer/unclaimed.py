@@ -8,6 +8,8 @@ gone.
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
+from hashlib import sha256
 from typing import Any, Final
 
 import anyio
@@ -17,16 +19,25 @@ from nats.aio.msg import Msg
 from runners.base import Runner
 from runners.errors import UnknownCategoryError
 from runners.registry import Registry
+from schemas.subjects import is_category
 
 from .delivery import Deliveries, Services
 from .errors import JetStreamError
 from .jetstream import NOT_FOUND, api
+from .message import Position
 from .puller import Puller
 
 INTERVAL: Final = 2.0
 """Seconds between two looks at the stream."""
 _WINDOW: Final = 100
 _QUIET: Final = 1.0
+_POLL: Final = 0.02
+_TURN: Final = 5.0
+"""Seconds that we take a category's tasks without giving a worker the chance to do so."""
+_WILDCARDS: Final = frozenset({"*", ">"})
+"""Tokens that the server stores, against its own rules, and that select more than themselves."""
+_REPLACED: Final = "\ufffd"
+"""What the server shows instead of what is not UTF-8."""
 _ACK_WAIT: Final = 30_000_000_000
 _INACTIVE: Final = 5_000_000_000
 _FILTER_TAKEN: Final = frozenset({10099, 10100})
@@ -46,39 +57,51 @@ class _Unserved(Registry):
 
 
 class Unclaimed:
-    """Looks for tasks without a consumer, and answers them after `after` seconds."""
+    """Looks for tasks without a consumer, and answers them after `after` seconds.
 
-    def __init__(self, services: Services, *, after: float) -> None:
+    Those that the worker itself has `served`, or would if it got its consumer, are none of them.
+    """
+
+    def __init__(self, services: Services, *, after: float, served: Sequence[str]) -> None:
         self._connection = services.connection
         self._subjects = services.subjects
         self._stream = services.subjects.tasks_stream
         self._deliveries = Deliveries(structs.replace(services, registry=_Unserved(after)))
         self._after = after
+        self._served = frozenset(served)
         self._first_seen: dict[str, float] = {}
 
     async def run(self) -> None:
         """Look until cancelled."""
         while True:
-            try:
-                for category in await self._overdue():
+            for category in await self._overdue():
+                try:
                     await self._answer(category)
-            except JetStreamError as error:
-                logger.debug("unclaimed tasks cannot be looked for: %s", error)
+                except JetStreamError as error:
+                    logger.debug("the tasks of %s cannot be answered: %s", category, error)
+                del self._first_seen[category]  # those that come now wait as long: a worker may be on its way
             await anyio.sleep(min(INTERVAL, self._after / 2))
 
     async def _overdue(self) -> list[str]:
         """Return the categories that have had tasks and no consumer for long enough."""
-        categories = await self._categories()
-        if categories:
-            categories -= await self._consumers()
+        try:
+            categories = await self._categories() - self._served
+            if categories:
+                consumers = await self._consumers()
+                categories = {each for each in categories if not {each, _name(each)} & consumers}
+        except JetStreamError as error:
+            logger.debug("unclaimed tasks cannot be looked for: %s", error)
+            return []
         now = time.monotonic()
         self._first_seen = {category: self._first_seen.get(category, now) for category in categories}
         return [category for category, since in self._first_seen.items() if now - since >= self._after]
 
     async def _categories(self) -> set[str]:
+        """Return the categories that have tasks; those that no consumer could select do not count."""
         body = {"subjects_filter": self._subjects.task("*")}
         info = await api(self._connection, f"STREAM.INFO.{self._stream}", body)
-        return {self._subjects.last_token(subject) for subject in info["state"].get("subjects") or {}}
+        tokens = {self._subjects.last_token(subject) for subject in info["state"].get("subjects") or {}}
+        return {token for token in tokens if token not in _WILDCARDS and _REPLACED not in token}
 
     async def _consumers(self) -> set[str]:
         names: list[str] = []
@@ -89,8 +112,8 @@ class Unclaimed:
                 return set(names)
 
     async def _answer(self, category: str) -> None:
-        """Take a category's tasks until no more come."""
-        consumer = f"unclaimed-{category}"
+        """Take the tasks that a category has, for one turn: in between, a worker can get its consumer."""
+        consumer = _name(category)
         waiting: asyncio.Queue[Msg] = asyncio.Queue()
         puller = Puller(
             self._connection,
@@ -101,10 +124,14 @@ class Unclaimed:
         )
         async with anyio.create_task_group() as pulling:
             pulling.start_soon(puller.run)
-            while (message := await _next(waiting)) is not None:
+            turn_ends = time.monotonic() + _TURN
+            while time.monotonic() < turn_ends and (message := await _next(waiting)) is not None:
                 await self._deliveries.handle(message)
                 puller.release()
+                if Position.of(message).pending == 0:
+                    break
             pulling.cancel_scope.cancel()
+        await self._until_acked(consumer)
         await self._remove_consumer(consumer)
 
     async def _make_consumer(self, name: str, category: str) -> str:
@@ -125,12 +152,23 @@ class Unclaimed:
             raise
         return name
 
+    async def _until_acked(self, name: str) -> None:
+        """Wait until the server has dealt with our acks, which a removal would overtake; bounded."""
+        with anyio.move_on_after(_QUIET):
+            while (await api(self._connection, f"CONSUMER.INFO.{self._stream}.{name}"))["num_ack_pending"]:  # noqa: ASYNC110 - a consumer sends no event
+                await anyio.sleep(_POLL)
+
     async def _remove_consumer(self, name: str) -> None:
         try:
             await api(self._connection, f"CONSUMER.DELETE.{self._stream}.{name}")
         except JetStreamError as error:
             if error.status != NOT_FOUND:
                 raise
+
+
+def _name(category: str) -> str:
+    """Name our consumer; not every token of a subject may be part of a name."""
+    return f"unclaimed-{category if is_category(category) else sha256(category.encode()).hexdigest()}"
 
 
 async def _next(waiting: "asyncio.Queue[Msg]") -> Msg | None:

@@ -4,10 +4,7 @@ Two scopes make the end graceful: first no task is fetched any more, then those 
 """
 
 import logging
-import os
-import secrets
 import signal
-import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Final
@@ -15,6 +12,7 @@ from typing import Final
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
+from runners.process import ORPHANS, KeeperLink, end_abandoned, worker_name
 from runners.registry import Registry
 from schemas import Subjects
 
@@ -25,16 +23,22 @@ from .dead import DeadLetters
 from .delivery import Deliveries, Services
 from .errors import ConfigError
 from .events import Events
+from .groups import collapsed
 from .intake import Intake
 from .lease import Leases
+from .objects import Objects
 from .output import OutputPublisher
 from .results import Results
 from .service import Service
 from .topology import Topology, check_server, ensure_streams
 from .unclaimed import Unclaimed
+from .whole import WholeOutputs
 
 RENEWALS: Final = 3
 """Renewals within the server's ack_wait."""
+_SWEEP_INTERVAL: Final = 1.0
+_LAST_RESULTS: Final = 5.0
+"""Seconds that the Results of ended tasks may take to the server, once the time for draining is over."""
 _LAST_OUTPUT: Final = 5.0
 """Seconds that the last output may take to the server."""
 
@@ -44,11 +48,14 @@ logger = logging.getLogger(__name__)
 class Worker:
     """Runs the tasks of some categories until it is told to drain."""
 
-    def __init__(self, config: Config, options: ConnectOptions, registry: Registry) -> None:
-        self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+    def __init__(
+        self, config: Config, options: ConnectOptions, registry: Registry, keeper: KeeperLink | None = None
+    ) -> None:
+        self.name = worker_name()
         self._config = config
         self._options = options
         self._registry = registry
+        self._keeper = keeper
         self._subjects = Subjects(config.subject_prefix)
         self._topology = Topology(subjects=self._subjects, replicas=config.nats.replicas, ack_wait=config.nats.ack_wait)
         self._categories = _categories(config, registry)
@@ -77,8 +84,11 @@ class Worker:
             TopologyError: it is not as it must be.
         """
         async with AsyncExitStack() as stack:
+            stack.enter_context(collapsed())
             connection = await stack.enter_async_context(connect(self._options))
             await self._prepare(connection)
+            if abandoned := end_abandoned():
+                logger.warning("%d processes of a dead worker's tasks were killed", len(abandoned))
             tasks = await stack.enter_async_context(anyio.create_task_group())
             await self._work(connection, tasks, task_status)
             tasks.cancel_scope.cancel()
@@ -93,6 +103,9 @@ class Worker:
         services = self._services(connection, tasks)
         deliveries = self._deliveries = Deliveries(services)
         tasks.start_soon(services.leases.run)
+        tasks.start_soon(_sweep_orphans)
+        if self._keeper is not None:
+            tasks.start_soon(self._outlive, self._keeper)
         await Controls(services, deliveries, tasks).start()
         service = Service(services, self._categories, tasks)
         intakes = [self._intake(connection, category, deliveries) for category in self._categories]
@@ -102,7 +115,8 @@ class Worker:
             async with anyio.create_task_group() as fetching:
                 for intake in intakes:
                     fetching.start_soon(intake.fetch)
-                fetching.start_soon(Unclaimed(services, after=self._config.unknown_category_after).run)
+                after = self._config.unknown_category_after
+                fetching.start_soon(Unclaimed(services, after=after, served=self._categories).run)
                 await service.start()
                 logger.info("worker %s takes tasks of %s", self.name, ", ".join(self._categories))
                 task_status.started()
@@ -114,6 +128,14 @@ class Worker:
         with anyio.move_on_after(_LAST_OUTPUT):
             await services.output.wait_stored()
 
+    async def _outlive(self, keeper: KeeperLink) -> None:
+        """End our tasks and ourselves when the keeper is gone: nobody would end them for us any more."""
+        keeper.watch()
+        await keeper.gone.wait()
+        logger.error("the keeper is gone (keeper_lost): the tasks at work are ended and given back")
+        self.drain()
+        self.drain()
+
     async def _finish_tasks(self, deliveries: Deliveries) -> None:
         """Let running tasks end within the drain time-out, then end the rest and give them back."""
         if len(deliveries):
@@ -121,19 +143,28 @@ class Worker:
         with anyio.move_on_after(self._config.worker.drain_timeout):
             await _first(deliveries.wait_idle, self._hurried.wait)
         deliveries.shut_down("the worker is drained")
-        await deliveries.wait_idle()
+        await deliveries.wait_stopped()
+        with anyio.move_on_after(_LAST_RESULTS):
+            await deliveries.wait_idle()
+            return
+        logger.warning("the server is away: %d tasks are left to whoever gets them next", len(deliveries))
 
     def _intake(self, connection: Connection, category: str, deliveries: Deliveries) -> Intake:
         return Intake(
             connection,
             self._topology,
             category,
-            slots=self._config.runner(category).max_concurrency,
+            slots=self._slots(category),
             create=self._config.manage_streams,
             deliveries=deliveries,
         )
 
+    def _slots(self, category: str) -> int:
+        own, all_together = self._config.runner(category).max_concurrency, self._config.worker.max_concurrency
+        return own if all_together is None else min(own, all_together)
+
     def _services(self, connection: Connection, tasks: TaskGroup) -> Services:
+        results = Results(connection, self._subjects)
         return Services(
             config=self._config,
             registry=self._registry,
@@ -141,19 +172,28 @@ class Worker:
             worker=self.name,
             connection=connection,
             leases=Leases(connection, interval=self._config.nats.ack_wait / RENEWALS),
-            results=Results(connection, self._subjects),
+            results=results,
+            whole=WholeOutputs(Objects(connection, self._subjects), results),
             dead=DeadLetters(connection, self._subjects),
             events=Events(connection, self._subjects, self.name),
             output=OutputPublisher(connection, self._subjects, tasks, self.name),
+            keeper=self._keeper,
         )
+
+
+async def _sweep_orphans() -> None:
+    while True:
+        await anyio.sleep(_SWEEP_INTERVAL)
+        ORPHANS.sweep()
 
 
 async def serve_until_signalled(worker: Worker) -> None:
     """Serve; SIGTERM and SIGINT drain, a second one does not wait, a third one kills."""
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_drain_on_signals, worker)
-        await worker.serve()
-        tasks.cancel_scope.cancel()
+    with collapsed():
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_drain_on_signals, worker)
+            await worker.serve()
+            tasks.cancel_scope.cancel()
 
 
 async def _drain_on_signals(worker: Worker) -> None:

@@ -15,6 +15,7 @@ Stop, kill and time-out cancel the coroutine; a runner whose work needs a gentle
 `interruption` what it is about, ends the work under a shield and lets the cancellation go on.
 """
 
+import functools
 import logging
 import time
 from abc import ABC, abstractmethod
@@ -27,9 +28,11 @@ import anyio.lowlevel
 from schemas import Args, Cause, Result, SchemaError, Status, StreamOutput, Streams, Termination, convert, utc_now
 
 from .arguments import parameter_object
-from .context import Context, Interruption, Report
+from .context import DEFAULT_OUTPUT_LIMIT, Context, Interruption, Report
 from .errors import SUCCESS, InternalError, InvalidTaskError, Outcome, RunnerError, interrupted
-from .output import OutputCapture
+from .output import Excess, OutputCapture
+from .redaction import Redactor, Secrets
+from .spool import Spool
 
 DEFAULT_TIMEOUT: Final = 3600.0
 """Seconds a task may run where nothing else is said."""
@@ -60,7 +63,11 @@ class Runner(ABC, Generic[P]):
     def __init__(self) -> None:
         self.context = Context()
         self.timeout = DEFAULT_TIMEOUT
+        self.on_output_limit: Literal["drop", "kill"] = "drop"
+        """What becomes of a run that writes more than may be kept; it may go on by default."""
         self.report = Report()
+        self.spools: dict[str, Spool] = {}
+        """What was spooled of each stream; whoever set the limit closes them."""
         self._params: P | None = None
         self._status = Status.PENDING
         self._result: Result | None = None
@@ -113,13 +120,16 @@ class Runner(ABC, Generic[P]):
         if self._params is None or self._status is not Status.PENDING:
             raise RuntimeError("a Runner runs once, after parse_args")
         self._status = Status.RUNNING
-        outcome = SUCCESS
+        outcome = None
         try:
             with anyio.CancelScope() as self._scope:
                 if self._interruption is not None:
                     self._scope.cancel()
                 outcome = await self._run(self._params)
         finally:
+            outcome = self._decide(outcome)
+            for capture in self._captures.values():
+                capture.close()
             await self._clean_up()
             result = self._settle(outcome)
         return result
@@ -174,8 +184,29 @@ class Runner(ABC, Generic[P]):
     def capture(self, stream: Literal["stdout", "stderr"]) -> OutputCapture:
         """Return what takes a stream's bytes."""
         if stream not in self._captures:
-            self._captures[stream] = OutputCapture(stream, self.context.reporter.output)
+            redactor = Redactor(self._secrets) if self._secrets else None
+            limit = self.context.output_limit
+            if limit is not None:
+                self.spools[stream] = Spool(limit)
+            self._captures[stream] = OutputCapture(
+                stream,
+                self.context.reporter.output,
+                redactor=redactor,
+                spool=self.spools.get(stream),
+                excess=self._excess(),
+                limit=DEFAULT_OUTPUT_LIMIT if limit is None else limit,
+            )
         return self._captures[stream]
+
+    def _excess(self) -> Excess | None:
+        if self.on_output_limit == "drop":
+            return None
+        limit = DEFAULT_OUTPUT_LIMIT if self.context.output_limit is None else self.context.output_limit
+        return Excess(limit, lambda: self._interrupt(Cause.OUTPUT_LIMIT))
+
+    @functools.cached_property
+    def _secrets(self) -> Secrets:
+        return Secrets.of(self.context.task)
 
     def _refuse_unused(self) -> None:
         task = self.context.task
@@ -201,16 +232,29 @@ class Runner(ABC, Generic[P]):
         self, cause: Cause, *, by: str | None = None, reason: str | None = None, grace: float | None = None
     ) -> None:
         """Begin the end, unless it has begun: the first cause wins (R1)."""
-        if self._ended or self._interruption is not None or self._result is not None:
+        if self._ended or self._interruption is not None:
             return
-        self._interruption = Interruption(cause, self.context.task.grace if grace is None else grace, by, reason)
+        if self._expired:
+            self._interruption = self._find_interruption()
+            return
+        self._interruption = Interruption(cause, self.context.grace if grace is None else grace, by, reason)
         if self._scope is not None:
             self._scope.cancel()
 
+    @property
+    def _expired(self) -> bool:
+        """Whether the deadline was the first to end the run: whoever else does announces it."""
+        return self._interruption is None and self._scope is not None and self._scope.cancel_called
+
     def _find_interruption(self) -> Interruption:
         """Name the cancellation that nobody announced: our deadline's, or one from outside."""
-        expired = self._scope is not None and self._scope.deadline <= anyio.current_time()
-        return Interruption(Cause.TIMEOUT if expired else Cause.SHUTDOWN, self.context.task.grace)
+        return Interruption(Cause.TIMEOUT if self._expired else Cause.SHUTDOWN, self.context.grace)
+
+    def _decide(self, outcome: Outcome | None) -> Outcome:
+        """Let an interruption decide, whatever the run made of it (R1); from here on there is none."""
+        in_time = self._interruption is not None or (self._expired and not self._ended)
+        self._ended = True
+        return self._interrupted(self.interruption) if outcome is None or in_time else outcome
 
     async def _clean_up(self) -> None:
         if type(self).cleanup is Runner.cleanup:
@@ -225,10 +269,6 @@ class Runner(ABC, Generic[P]):
             self.report.cleanup = "pending"
 
     def _settle(self, outcome: Outcome) -> Result:
-        if self._scope is not None and self._scope.cancelled_caught:
-            outcome = self._interrupted(self.interruption)
-        elif self._interruption is not None:
-            outcome = self._interrupted(self._interruption)
         self._status = outcome.status
         self._result = self._assemble(outcome)
         return self._result
@@ -240,6 +280,7 @@ class Runner(ABC, Generic[P]):
             Cause.KILL: "the task was killed",
             Cause.SHUTDOWN: "the worker was shut down",
             Cause.LOST: "the worker lost the task",
+            Cause.OUTPUT_LIMIT: "the task wrote more than its limit of output",
         }[interruption.cause]
         if self._start_time is None:
             what += " before it started"
@@ -257,7 +298,7 @@ class Runner(ABC, Generic[P]):
             status=outcome.status,
             output=output,
             stderr=stderr_text,
-            error=outcome.message,
+            error=self._secrets.redact_text(outcome.message),
             start_time=self._start_time,
             end_time=utc_now(),
             duration=round((time.monotonic() - self._start_clock) * 1000) if self._start_time else 0,
@@ -276,6 +317,7 @@ class Runner(ABC, Generic[P]):
             usage=report.usage,
             http=report.http,
             docker=report.docker,
+            script=report.script,
             warnings=tuple(report.warnings),
             side_effect=report.side_effect,
             cleanup=report.cleanup,

@@ -17,6 +17,7 @@ class CommandParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     command: str = ""
     args: Sequence[str] = ()
     stop_scope: Literal["group", "leader"] = "group"
+    on_output_limit: Literal["drop", "kill"] = "drop"
 
     def __post_init__(self) -> None:
         check_argv(self.command, self.args)
@@ -31,6 +32,7 @@ class CommandRunner(Runner[CommandParams]):
     reports_start = True
 
     async def run(self, params: CommandParams) -> Outcome:
+        self.on_output_limit = params.on_output_limit
         spec = ProcessSpec(
             argv=(params.command, *params.args),
             env=environment(self.context),

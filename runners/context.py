@@ -1,12 +1,23 @@
 """What passes between a Runner and those around it: its context, its reports, its interruption."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from contextlib import AbstractContextManager
+from typing import Any, Final, Literal, Protocol
 
 import anyio
 from msgspec import Struct, field
 
-from schemas import AppliedLimit, Cause, DockerContainer, HttpResponse, Task, Usage
+from schemas import AppliedLimit, Cause, DockerContainer, HttpResponse, Limits, ScriptSource, Task, Usage
+
+DEFAULT_GRACE: Final = 10.0
+"""Seconds between SIGTERM and SIGKILL where nothing else is said."""
+
+
+DEFAULT_DRAIN_WINDOW: Final = 2.0
+"""Seconds that a task's pipes may stay open after its leader's exit where nothing else is said."""
+
+DEFAULT_OUTPUT_LIMIT: Final = 64 * 2**20
+"""Bytes of a stream that are kept where nothing else is said."""
 
 
 class Reporter(Protocol):
@@ -21,7 +32,7 @@ class Reporter(Protocol):
     def stopping(self, data: Mapping[str, Any]) -> None:
         """Take the beginning of the end: by, reason, signal."""
 
-    def output(self, stream: str, offset: int, chunk: bytes) -> None:
+    def output(self, stream: str, offset: int, chunk: bytes | memoryview) -> None:
         """Take some output, at its byte offset in the stream."""
 
 
@@ -37,17 +48,45 @@ class SilentReporter:
     def stopping(self, data: Mapping[str, Any]) -> None:
         """Take the beginning of the end."""
 
-    def output(self, stream: str, offset: int, chunk: bytes) -> None:
+    def output(self, stream: str, offset: int, chunk: bytes | memoryview) -> None:
         """Take some output."""
 
 
+class Watcher(Protocol):
+    """Sees to it that a process ends in time, even if we cannot."""
+
+    def watching(self, pid: int, seconds: float) -> AbstractContextManager[None]:
+        """Return a scope within which the process may run for so many seconds."""
+
+
+class Policy(Struct, frozen=True, kw_only=True):
+    """What the worker lets the tasks of a category do, whatever they ask for; each runner enforces its own part."""
+
+    profile: Literal["open", "standard", "strict"] = "standard"
+    allow: tuple[str, ...] = ()
+    script_roots: tuple[str, ...] = ()
+    volume_roots: tuple[str, ...] = ()
+    allow_hosts: tuple[str, ...] = ()
+    allow_cidrs: tuple[str, ...] = ()
+
+
 class Context(Struct, frozen=True, kw_only=True):
-    """What a runner knows of the task beyond its parameters, and whom it tells."""
+    """What a runner knows of the task beyond its parameters, and whom it tells.
+
+    `resource_limits` are the category's: the most that a task may ask for, and what it gets where it does not ask.
+    """
 
     task: Task = field(default_factory=Task)
+    resource_limits: Limits = Limits()
     attempt: int = 1
     redeliveries: int = 0
     worker: str = ""
+    grace: float = DEFAULT_GRACE
+    drain_window: float = DEFAULT_DRAIN_WINDOW
+    output_limit: int | None = None
+    """Bytes of a stream that are spooled for whoever stores what does not fit a Result; None: nobody does."""
+    keeper: Watcher | None = None
+    policy: Policy = Policy()
     reporter: Reporter = field(default_factory=SilentReporter)
 
 
@@ -79,6 +118,7 @@ class Report(Struct, kw_only=True):
     usage: Usage | None = None
     http: HttpResponse | None = None
     docker: DockerContainer | None = None
+    script: ScriptSource | None = None
     warnings: list[str] = []
     side_effect: Literal["unknown"] | None = None
     cleanup: Literal["pending"] | None = None

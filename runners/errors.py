@@ -11,6 +11,8 @@ RunnerError
 │   ├── NotExecutableError         failed   execution  not_executable           126
 │   ├── ExecFormatError            failed   execution  exec_format_error        126
 │   ├── ArgumentTooLongError       failed   execution  argument_too_long        126
+│   ├── ScriptNotFoundError        failed   execution  script_not_found         127
+│   ├── NotReadableError           failed   execution  not_readable             126
 │   └── BadCwdError                failed   execution  bad_cwd
 ├── SpawnFailedError           error    system     spawn_failed
 └── InternalError              error    system     internal
@@ -51,6 +53,7 @@ _INTERRUPTIONS = {
     Cause.TIMEOUT: (Status.TIMEOUT, ErrorClass.TIMEOUT, "timeout", False),
     Cause.STOP: (Status.CANCELED, ErrorClass.EXECUTION, "stopped", False),
     Cause.KILL: (Status.CANCELED, ErrorClass.EXECUTION, "killed", False),
+    Cause.OUTPUT_LIMIT: (Status.FAILED, ErrorClass.EXECUTION, "output_limit", False),
     Cause.SHUTDOWN: (Status.ERROR, ErrorClass.SYSTEM, "worker_shutdown", True),
     Cause.LOST: (Status.ERROR, ErrorClass.SYSTEM, "worker_lost", True),
 }
@@ -122,7 +125,7 @@ class CommandNotFoundError(StartError):
 
 
 class InterpreterNotFoundError(StartError):
-    """The file is there, but what its first line or its ELF header asks for is not."""
+    """What is to run the file is not there: named by the task, the file's first line, or its ELF header."""
 
     code = "interpreter_not_found"
     exit_code = 127
@@ -146,6 +149,20 @@ class ArgumentTooLongError(StartError):
     """E2BIG at exec."""
 
     code = "argument_too_long"
+    exit_code = 126
+
+
+class ScriptNotFoundError(StartError):
+    """There is no file where the script should be."""
+
+    code = "script_not_found"
+    exit_code = 127
+
+
+class NotReadableError(StartError):
+    """The script is no regular file, or closed to us."""
+
+    code = "not_readable"
     exit_code = 126
 
 

@@ -8,6 +8,7 @@ from schemas.subjects import is_category
 from .base import Runner
 from .command import CommandRunner
 from .errors import UnknownCategoryError
+from .script import ScriptRunner
 
 RunnerFactory = Callable[[], Runner[Any]]
 """Makes a fresh Runner; called once per task."""
@@ -55,4 +56,5 @@ def default_registry() -> Registry:
     """Return a registry of the built-in runners."""
     registry = Registry()
     registry.register("command", CommandRunner)
+    registry.register("script", ScriptRunner)
     return registry

@@ -48,8 +48,8 @@ class Cause(StrEnum):
 class StreamOutput(Struct, frozen=True, kw_only=True):
     """One output stream of a task.
 
-    `bytes` counts all that was written; `sha256` is over the same bytes. `ref` names the object that holds the whole
-    stream when it did not fit the Result.
+    `bytes` counts all that was written; `sha256` is over the same bytes, None if there are more than may be kept.
+    `ref` names the object that holds the whole stream when it did not fit the Result.
     """
 
     bytes: int = 0
@@ -82,7 +82,7 @@ class AppliedLimit(Struct, frozen=True, kw_only=True):
     """A limit as the task asked for it, and what enforced it."""
 
     requested: int | float
-    enforced_by: Literal["cgroup2", "docker", "rlimit", "poll", "output", "none"]
+    enforced_by: Literal["cgroup2", "docker", "rlimit", "poll", "worker", "none"]
 
 
 class Usage(Struct, frozen=True, kw_only=True):
@@ -108,6 +108,13 @@ class DockerContainer(Struct, frozen=True, kw_only=True):
     container_id: str
     image: str
     image_id: str | None = None
+
+
+class ScriptSource(Struct, frozen=True, kw_only=True):
+    """What a script task ran: `path` is its file, links resolved, None for an inline script; `sha256` is its bytes'."""
+
+    path: str | None = None
+    sha256: str
 
 
 class Result(Struct, frozen=True, kw_only=True):
@@ -142,6 +149,7 @@ class Result(Struct, frozen=True, kw_only=True):
     usage: Usage | None = None
     http: HttpResponse | None = None
     docker: DockerContainer | None = None
+    script: ScriptSource | None = None
     cached: bool = False
     degraded: bool = False
     first_error: dict[str, Any] | None = None

@@ -1,7 +1,10 @@
 """How a process is started, watched, drained and ended."""
 
+from .abandoned import end_abandoned, worker_name
 from .environment import environment
+from .link import KeeperLink
+from .orphans import ORPHANS
 from .spawn import ProcessSpec
 from .supervise import supervise
 
-__all__ = ["ProcessSpec", "environment", "supervise"]
+__all__ = ["ORPHANS", "KeeperLink", "ProcessSpec", "end_abandoned", "environment", "supervise", "worker_name"]

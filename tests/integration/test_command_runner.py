@@ -1,9 +1,13 @@
 """Tests of CommandRunner with real processes: each situation of a process's life, and the Result it ends in."""
 
 import base64
+import errno
 import os
 import re
+import resource
+import shutil
 import signal
+import sys
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -14,17 +18,18 @@ import anyio
 import pytest
 
 from runners.command import CommandRunner
+from runners.context import DEFAULT_DRAIN_WINDOW as DRAIN_WINDOW
 from runners.context import Context
-from runners.process.supervise import DRAIN_WINDOW
 from schemas import Base64, Cause, Result, Status, Task, Termination
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")]
 
 PATIENCE = 20.0
 """Seconds that no wait in these tests takes."""
 LONG = 600.0
 """Seconds that no run in these tests takes: a grace or time-out of this length is not used up."""
 SLEEP = "sleep 600"
+TRUE = shutil.which("true") or ""
 
 
 @pytest.fixture
@@ -148,10 +153,15 @@ def states(group: int | None = None, parent: int | None = None) -> dict[int, str
     return found
 
 
+def descriptors() -> set[str]:
+    """Return our open descriptors."""
+    return {entry.name for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()}
+
+
 async def eventually(condition: Callable[[], bool]) -> None:
     """Wait for what nothing reports."""
     with anyio.fail_after(PATIENCE):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - /proc sends no event
             await anyio.sleep(0.005)
 
 
@@ -160,17 +170,17 @@ async def no_survivors(group: int) -> None:
     await eventually(lambda: not set(states(group=group).values()) - {"Z", "X"})
 
 
+def write(path: Path, content: bytes, mode: int = 0o755) -> Path:
+    """Write an executable file."""
+    path.write_bytes(content)
+    path.chmod(mode)
+    return path
+
+
 @pytest.fixture
-def executable(tmp_path: Path) -> Callable[[bytes], str]:
-    """Return a maker of executable files."""
-
-    def make(content: bytes) -> str:
-        path = tmp_path / "executable"
-        path.write_bytes(content)
-        path.chmod(0o755)
-        return str(path)
-
-    return make
+def file(tmp_path: Path) -> Path:
+    """Return the place for a file of the test's own."""
+    return tmp_path / "file"
 
 
 # The process ends by itself
@@ -224,12 +234,19 @@ async def test_usage() -> None:
     result = await shell("i=0; while [ $i -lt 20000 ]; do i=$((i + 1)); done").to_its_end()
     assert result.usage is not None
     assert 0 < result.usage.cpu_user + result.usage.cpu_system < PATIENCE
-    assert 100_000 < result.usage.max_rss < 100_000_000
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # until exec, a child's memory is its parent's
+    assert 100_000 < result.usage.max_rss < own + 100_000_000
+
+
+async def test_the_kernel_takes_the_task_before_its_worker() -> None:
+    """When memory runs out, a task is offered first, and all that it starts."""
+    result = await shell("read _; sh -c 'cat /proc/self/oom_score_adj'", stdin="go\n").to_its_end()
+    assert result.output == "500\n"
 
 
 async def test_the_leader_has_a_session_of_its_own() -> None:
     """The process leads its own session and group, away from the worker's terminal and signals."""
-    run = shell("echo ready; read line")
+    run = shell(f"echo ready; {SLEEP}")
     async with run.ready():
         pid = run.recorder.pid
         assert os.getsid(pid) == os.getpgid(pid) == pid != os.getpgrp()
@@ -264,38 +281,43 @@ async def test_command_not_found(command: str, where: str) -> None:
     assert result.error.startswith(f"the command {command!r} was not found{where}")
 
 
-async def test_a_dangling_link_is_not_found(tmp_path: Path) -> None:
-    """A link to nothing is no interpreter's fault."""
+@pytest.fixture
+def dangling_link(tmp_path: Path) -> str:
+    """Return a link to nothing."""
     link = tmp_path / "link"
     link.symlink_to("nothing")
-    assert unstarted(await Run(str(link)).to_its_end()) == ("failed", "command_not_found", 127)
+    return str(link)
 
 
-async def test_the_path_is_the_tasks(executable: Callable[[bytes], str]) -> None:
+async def test_a_dangling_link_is_not_found(dangling_link: str) -> None:
+    """A link to nothing is no interpreter's fault."""
+    assert unstarted(await Run(dangling_link).to_its_end()) == ("failed", "command_not_found", 127)
+
+
+async def test_the_path_is_the_tasks(file: Path) -> None:
     """A bare name is looked up on the task's PATH, and nowhere else."""
-    path = Path(executable(b"#!/bin/sh\necho mine\n"))
-    found = await Run(path.name, env={"PATH": str(path.parent)}).to_its_end()
+    write(file, b"#!/bin/sh\necho mine\n")
+    found = await Run("file", env={"PATH": f"/nowhere:{file.parent}"}).to_its_end()
     assert (found.status, found.output) == (Status.SUCCESS, "mine\n")
-    lost = await Run("echo", env={"PATH": str(path.parent)}).to_its_end()
+    lost = await Run("echo", env={"PATH": str(file.parent)}).to_its_end()
     assert unstarted(lost) == ("failed", "command_not_found", 127)
-    assert lost.error == f"the command 'echo' was not found on the PATH {path.parent}"
+    assert lost.error == f"the command 'echo' was not found on the PATH {file.parent}"
 
 
-async def test_a_relative_command_is_in_the_working_directory(executable: Callable[[bytes], str]) -> None:
+async def test_a_relative_command_is_in_the_working_directory(file: Path) -> None:
     """A command with a slash is found from the task's working directory."""
-    path = Path(executable(b"#!/bin/sh\npwd\n"))
-    result = await Run(f"./{path.name}", cwd=str(path.parent)).to_its_end()
-    assert (result.status, result.output) == (Status.SUCCESS, f"{path.parent}\n")
+    write(file, b"#!/bin/sh\npwd\n")
+    result = await Run("./file", cwd=str(file.parent)).to_its_end()
+    assert (result.status, result.output) == (Status.SUCCESS, f"{file.parent}\n")
 
 
-async def test_a_file_without_permission(executable: Callable[[bytes], str]) -> None:
+async def test_a_file_without_permission(file: Path) -> None:
     """A file that may not be executed is 126, and no permission is changed."""
-    path = Path(executable(b"#!/bin/sh\n"))
-    path.chmod(0o644)
-    result = await Run(str(path)).to_its_end()
+    write(file, b"#!/bin/sh\n", mode=0o644)
+    result = await Run(str(file)).to_its_end()
     assert unstarted(result) == ("failed", "not_executable", 126)
-    assert result.error == f"the command {str(path)!r} cannot be executed: Permission denied"
-    assert path.stat().st_mode & 0o777 == 0o644
+    assert result.error == f"the command {str(file)!r} cannot be executed: Permission denied"
+    assert not os.access(file, os.X_OK)
 
 
 async def test_a_directory(tmp_path: Path) -> None:
@@ -313,9 +335,9 @@ async def test_a_directory(tmp_path: Path) -> None:
         pytest.param(b"#!\n", id="empty shebang"),
     ],
 )
-async def test_no_program(content: bytes, executable: Callable[[bytes], str]) -> None:
+async def test_no_program(content: bytes, file: Path) -> None:
     """What the kernel cannot execute is 126; it is never handed to a shell."""
-    result = await Run(executable(content)).to_its_end()
+    result = await Run(str(write(file, content))).to_its_end()
     assert unstarted(result) == ("failed", "exec_format_error", 126)
     assert result.error.endswith("is no program for this machine, nor a script with a #! line")
 
@@ -327,19 +349,19 @@ async def test_no_program(content: bytes, executable: Callable[[bytes], str]) ->
         pytest.param(b"#!/bin/sh\r\necho hi\r\n", id="CRLF"),
         pytest.param(b"#!/etc/passwd/sh\n", id="through a file"),
         pytest.param(
-            re.sub(rb"/lib\w*/ld-", lambda found: found[0][:-3] + b"no-", Path("/bin/true").read_bytes(), count=1),
+            re.sub(rb"/lib\w*/ld-", lambda found: found[0][:-3] + b"no-", Path(TRUE).read_bytes(), count=1),
             id="ELF",
         ),
     ],
 )
 @pytest.mark.parametrize("by_name", [True, False])
-async def test_interpreter_not_found(*, content: bytes, by_name: bool, executable: Callable[[bytes], str]) -> None:
+async def test_interpreter_not_found(*, content: bytes, by_name: bool, file: Path) -> None:
     """A file that is there but names a missing interpreter is 127, and the error says "interpreter"."""
-    path = executable(content)
-    command, env = (Path(path).name, {"PATH": str(Path(path).parent)}) if by_name else (path, {})
-    result = await Run(command, env=env).to_its_end()
+    write(file, content)
+    run = Run("file", env={"PATH": str(file.parent)}) if by_name else Run(str(file))
+    result = await run.to_its_end()
     assert unstarted(result) == ("failed", "interpreter_not_found", 127)
-    assert result.error == f"the command {path!r} is there, but the interpreter it names is not"
+    assert result.error == f"the command {str(file)!r} is there, but the interpreter it names is not"
 
 
 @pytest.mark.parametrize(
@@ -368,7 +390,7 @@ async def test_bad_cwd(cwd: str, why: str) -> None:
 )
 async def test_too_long_arguments(options: dict[str, Any]) -> None:
     """What is too much for exec is 126."""
-    result = await Run("/bin/true", **options).to_its_end()
+    result = await Run(TRUE, **options).to_its_end()
     assert unstarted(result) == ("failed", "argument_too_long", 126)
 
 
@@ -376,12 +398,12 @@ async def test_too_long_arguments(options: dict[str, Any]) -> None:
     "options",
     [
         {"command": "\ud800"},
-        {"command": "/bin/true", "args": ["a", "\ud800"]},
-        {"command": "/bin/true", "env": {"A": "\ud800"}},
-        {"command": "/bin/true", "env": {"\ud800": "a"}},
-        {"command": "/bin/true", "cwd": "/\ud800"},
+        {"command": TRUE, "args": ["a", "\ud800"]},
+        {"command": TRUE, "env": {"A": "\ud800"}},
+        {"command": TRUE, "env": {"\ud800": "a"}},
+        {"command": TRUE, "cwd": "/\ud800"},
     ],
-    ids=lambda options: "-".join(options),
+    ids="-".join,
 )
 async def test_what_no_process_can_be_given(options: dict[str, Any]) -> None:
     """A lone surrogate has no bytes: the task is invalid, and nothing is started."""
@@ -390,21 +412,22 @@ async def test_what_no_process_can_be_given(options: dict[str, Any]) -> None:
     assert result.error_class == "parameter"
 
 
-async def test_a_process_that_cannot_be_watched_is_not_left_running(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the process has started but no descriptor is left to see its end, it is ended and the task tried again."""
+async def test_a_process_that_cannot_be_watched_does_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no descriptor is left to see a process's end, it is ended at once, and the task may be tried again."""
+    pids = []
 
     def no_descriptor(pid: int) -> int:
         pids.append(pid)
-        raise OSError(24, "Too many open files")
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    pids: list[int] = []
-    before = descriptors()
     monkeypatch.setattr(os, "pidfd_open", no_descriptor)
+    before = descriptors()
     result = await shell(SLEEP).to_its_end()
     assert unstarted(result) == ("error", "spawn_failed", None)
-    assert result.retryable
-    assert states(parent=os.getpid(), group=pids[0]) == {}
+    assert (result.error, result.retryable) == ("the process could not be watched: Too many open files", True)
     assert descriptors() == before
+    assert pids[0] not in states(parent=os.getpid())
+    await no_survivors(pids[0])
 
 
 # What the process is given
@@ -468,8 +491,8 @@ async def test_no_descriptor_is_inherited() -> None:
     """The process has its three streams and nothing of the worker's, inheritable or not."""
     reading, writing = os.pipe()
     try:
-        os.set_inheritable(writing, True)
-        result = await shell("ls /proc/$$/fd").to_its_end()
+        os.set_inheritable(writing, True)  # noqa: FBT003 - it takes no keyword
+        result = await shell("ls /proc/$$/fd; exit").to_its_end()
     finally:
         os.close(reading)
         os.close(writing)
@@ -565,13 +588,13 @@ async def test_a_time_out_that_is_ignored() -> None:
 @pytest.mark.parametrize(
     ("end", "cause", "status", "code", "name"),
     [
+        (lambda runner: runner.stop(by="ann", reason="why"), Cause.STOP, Status.CANCELED, "stopped", "SIGTERM"),
+        (lambda runner: runner.kill(by="ann", reason="why"), Cause.KILL, Status.CANCELED, "killed", "SIGKILL"),
         (
-            lambda runner: runner.stop(by="ann", reason="enough"),
-            *(Cause.STOP, Status.CANCELED, "stopped", "SIGTERM"),
+            lambda runner: runner.shut_down(Cause.SHUTDOWN, "why"),
+            *(Cause.SHUTDOWN, Status.ERROR, "worker_shutdown", "SIGTERM"),
         ),
-        (lambda runner: runner.kill(by="ann", reason="enough"), *(Cause.KILL, Status.CANCELED, "killed", "SIGKILL")),
-        (lambda runner: runner.shut_down(Cause.SHUTDOWN, "enough"), *(Cause.SHUTDOWN, Status.ERROR), "worker_shutdown", "SIGTERM"),
-        (lambda runner: runner.shut_down(Cause.LOST, "enough"), *(Cause.LOST, Status.ERROR), "worker_lost", "SIGTERM"),
+        (lambda runner: runner.shut_down(Cause.LOST, "why"), Cause.LOST, Status.ERROR, "worker_lost", "SIGTERM"),
     ],
     ids=["stop", "kill", "shut down", "lost"],
 )
@@ -584,8 +607,8 @@ async def test_an_end_from_outside(
     assert (result.status, result.error_code, result.signal) == (status, code, name)
     assert result.exit_code == 128 + signal.Signals[name]
     receipt = termination(result)
-    assert (receipt.cause, receipt.signals, receipt.reason) == (cause, (name,), "enough")
-    assert run.recorder.stops == [{"by": receipt.by, "reason": "enough", "signal": name}]
+    assert (receipt.cause, receipt.signals, receipt.reason) == (cause, (name,), "why")
+    assert run.recorder.stops == [{"by": receipt.by, "reason": "why", "signal": name}]
     await no_survivors(run.recorder.pid)
 
 
@@ -625,7 +648,7 @@ async def test_a_kill_after_a_time_out_shortens_the_grace() -> None:
 
 async def test_a_second_stop_changes_nothing() -> None:
     """A stop is sent once, however often it is asked for."""
-    run = shell(f"trap 'echo term' TERM; echo ready; read line; {SLEEP}")
+    run = shell(f"trap '' TERM; echo ready; {SLEEP}")
     async with run.ready():
         run.runner.stop(by="ann")
         await run.recorder.until(lambda: run.recorder.signals == ["SIGTERM"])
@@ -673,16 +696,17 @@ async def test_a_kill_ends_the_whole_group() -> None:
     await no_survivors(run.recorder.pid)
 
 
-async def test_a_stop_after_the_exit_changes_nothing() -> None:
-    """Once the leader has ended, its exit code decides, though the pipes are still open."""
-    run = shell("echo ready; sleep 600 & exit 3")
+@pytest.mark.parametrize("late", ["stop", "kill"])
+async def test_a_control_after_the_exit_changes_nothing(late: str) -> None:
+    """Once the leader's exit was seen, its code decides, though a child still holds the pipe."""
+    run = shell(f"{SLEEP} & echo $! ready; exit 3")
     async with run.ready():
-        await eventually(lambda: states(parent=os.getpid()).get(run.recorder.pid) == "Z")
-        await anyio.wait_all_tasks_blocked()
-        run.runner.kill()
+        await eventually(lambda: run.runner._ended)
+        assert run.runner.result is None
+        getattr(run.runner, late)()
+        os.kill(int(run.recorder.stdout.split()[0]), signal.SIGKILL)
     assert (run.result.status, run.result.error_code, run.result.exit_code) == (Status.FAILED, "exit_nonzero", 3)
-    assert termination(run.result).cause is Cause.EXIT
-    assert run.recorder.signals == []
+    assert (termination(run.result).cause, run.recorder.signals) == (Cause.EXIT, [])
 
 
 async def test_a_cancellation_from_outside_leaves_no_process() -> None:
@@ -732,66 +756,53 @@ async def test_a_child_that_closed_its_streams() -> None:
     await no_survivors(run.recorder.pid)
 
 
-async def test_a_child_that_ends_within_the_drain_window() -> None:
-    """What a child writes soon after its leader's exit is still taken, and nothing has leaked."""
-    run = shell("(while kill -0 $$ 2>/dev/null && [ $(ps -o stat= $$ | cut -c1) != Z ]; do :; done; echo late) & exit 0")
-    result = await run.to_its_end()
-    assert (result.output, result.output_complete) == ("late\n", True)
+async def test_a_child_that_ends_within_the_drain_window(tmp_path: Path) -> None:
+    """What a child writes soon after its leader's exit is still taken."""
+    script = "mkfifo alive; (read line; echo late) <alive & exec 3>alive; echo early"
+    result = await shell(script, cwd=str(tmp_path)).to_its_end()
+    assert (result.output, result.output_complete) == ("early\nlate\n", True)
 
 
 async def test_a_child_that_ignores_the_stop() -> None:
     """A child that outlives a stopped leader is killed with the task."""
-    run = shell(f"(trap '' TERM; {SLEEP}) >/dev/null 2>&1 & echo ready; {SLEEP}")
-    async with run.ready():
-        await eventually(lambda: len(states(group=run.recorder.pid)) >= 3)
-        run.runner.stop()
-    assert (run.result.status, run.result.exit_code) == (Status.CANCELED, 143)
-    assert termination(run.result).leaked_processes >= 1
+    run = shell(f"(trap '' TERM; echo ready; exec >/dev/null 2>&1; {SLEEP}) & {SLEEP}")
+    result = await run.ready_then(lambda runner: runner.stop())
+    assert (result.status, result.exit_code) == (Status.CANCELED, 143)
+    assert termination(result).leaked_processes >= 1
     await no_survivors(run.recorder.pid)
 
 
-def descriptors() -> set[str]:
-    """Return our open descriptors."""
-    own = os.open("/proc/self/fd", os.O_RDONLY)
-    try:
-        return set(os.listdir(own)) - {str(own)}
-    finally:
-        os.close(own)
-
-
 @pytest.fixture
-def nothing_is_left() -> Iterator[None]:
+def nothing_left() -> Iterator[None]:
     """Check that a test leaves no descriptor and no child, dead or alive."""
-    children, before = states(parent=os.getpid()), None
-    before = descriptors()
+    before = descriptors(), states(parent=os.getpid()).keys()
     yield
-    assert descriptors() == before
-    assert states(parent=os.getpid()).keys() == children.keys()
+    assert (descriptors(), states(parent=os.getpid()).keys()) == before
 
 
-async def test_many_runs_leave_nothing() -> None:
-    """After many runs of every kind there is no descriptor and no zombie left."""
-    runs: list[Callable[[], Run]] = [
-        lambda: Run("true", stdin="x"),
-        lambda: shell("exit 3"),
-        lambda: shell(f"{SLEEP} >/dev/null 2>&1 &"),
-        lambda: shell(SLEEP, timeout=0.01),
-        lambda: Run("/no/such/command", stdin="x"),
-        lambda: Run("true", ["\ud800"], stdin="x"),
-        lambda: Run("true", cwd="/no/such/directory", stdin="x"),
-    ]
-    children, before = states(parent=os.getpid()).keys(), descriptors()
+RUNS: dict[str, Callable[[], Run]] = {
+    "success": lambda: Run("true", stdin="x"),
+    "failure": lambda: shell("exit 3"),
+    "leak": lambda: shell(f"{SLEEP} >/dev/null 2>&1 &"),
+    "time-out": lambda: shell(SLEEP, timeout=0.01),
+    "not found": lambda: Run("/no/such/command", stdin="x"),
+    "invalid": lambda: Run("true", ["\ud800"], stdin="x"),
+    "bad cwd": lambda: Run("true", cwd="/no/such/directory", stdin="x"),
+}
+
+
+@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.parametrize("kind", RUNS)
+async def test_many_runs_leave_nothing(kind: str) -> None:
+    """After many runs there is no descriptor and no zombie left, whatever their end."""
     for _ in range(5):
-        for run in runs:
-            await run().to_its_end()
-    assert descriptors() == before
-    assert states(parent=os.getpid()).keys() == children
+        await RUNS[kind]().to_its_end()
 
 
+@pytest.mark.usefixtures("nothing_left")
 async def test_runs_at_once_do_not_mix() -> None:
-    """Tasks that run at the same time get their own output, exit code and end."""
+    """Tasks that run at the same time get their own output and exit code, and nothing is left."""
     runs = [shell(f"echo {number}; exit {number}") for number in range(20)]
-    children, before = states(parent=os.getpid()).keys(), descriptors()
     with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as group:
             for run in runs:
@@ -799,5 +810,3 @@ async def test_runs_at_once_do_not_mix() -> None:
     for number, run in enumerate(runs):
         assert (run.result.output, run.result.exit_code, run.result.output_complete) == (f"{number}\n", number, True)
         assert termination(run.result).leaked_processes == 0
-    assert descriptors() == before
-    assert states(parent=os.getpid()).keys() == children

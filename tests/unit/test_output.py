@@ -194,3 +194,23 @@ def test_the_feed_never_misses_or_repeats_a_byte(chunks: list[bytes]) -> None:
         capture.write(chunk)
     assert bytes(stream) == b"".join(chunks)
     assert capture.finish()[1].bytes == len(stream)
+
+
+def test_a_stream_that_nobody_can_have_whole_has_no_digest() -> None:
+    """Beyond the limit of what is kept there is nothing to hold a digest against; the bytes are counted."""
+    capture = OutputCapture("stdout", limit=10)
+    capture.write(b"x" * 10)
+    assert capture.finish()[1].sha256 == hashlib.sha256(b"x" * 10).hexdigest()
+    capture.write(b"x")
+    facts = capture.finish()[1]
+    assert (facts.bytes, facts.sha256) == (11, None)
+
+
+def test_a_buffer_that_is_used_again() -> None:
+    """What is kept of a chunk is a copy: its buffer may change after the call."""
+    buffer = bytearray(b"abc")
+    capture = OutputCapture("stdout")
+    capture.write(memoryview(buffer))
+    buffer[:] = b"xyz"
+    capture.write(memoryview(buffer)[:1])
+    assert capture.finish()[0] == "abcx"

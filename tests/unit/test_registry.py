@@ -8,6 +8,7 @@ from runners.base import Runner
 from runners.command import CommandRunner
 from runners.errors import UnknownCategoryError
 from runners.registry import Registry, default_registry
+from runners.script import ScriptRunner
 
 
 class IdleRunner(Runner[dict[str, Any]]):
@@ -93,6 +94,7 @@ def test_registries_share_nothing() -> None:
 
 
 def test_the_built_in_runners() -> None:
-    """`command` is there from the start."""
+    """`command` and `script` are there from the start."""
     registry = default_registry()
     assert isinstance(registry.create("command"), CommandRunner)
+    assert isinstance(registry.create("script"), ScriptRunner)

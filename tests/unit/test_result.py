@@ -15,6 +15,7 @@ from schemas import (
     HttpResponse,
     Result,
     SchemaError,
+    ScriptSource,
     Status,
     StreamOutput,
     Streams,
@@ -126,7 +127,14 @@ def test_a_result_leaves_no_field_out() -> None:
         *(("output", ""), ("stderr", ""), ("error", ""), ("start_time", None), ("duration", 0), ("exit_code", None)),
         *(("error_class", None), ("error_code", None), ("retryable", False), ("signal", None), ("attempt", 1)),
         *(("output_complete", True), ("termination", None), ("limits", {}), ("usage", None), ("http", None)),
-        *(("docker", None), ("cached", False), ("degraded", False), ("labels", {}), ("trace_id", None)),
+        *(
+            ("docker", None),
+            ("script", None),
+            ("cached", False),
+            ("degraded", False),
+            ("labels", {}),
+            ("trace_id", None),
+        ),
         *(("first_error", None), ("warnings", []), ("redeliveries", 0), ("side_effect", None), ("cleanup", None)),
     ],
 )
@@ -156,8 +164,8 @@ def test_a_field_of_a_newer_version_does_not_stop_an_older_reader() -> None:
     assert decode(Result, json.dumps({**EXAMPLE, "new": {"x": 1}}).encode()) == RESULT
 
 
-def test_http_and_docker_have_the_fields_of_the_contract() -> None:
-    """An HTTP task says how the response was, a Docker task which container it ran in."""
+def test_each_category_has_the_fields_of_the_contract() -> None:
+    """An HTTP task says how the response was, a Docker task which container it ran in, a script task what it ran."""
     http = HttpResponse(status_code=200, headers={"etag": "x"}, url="http://a/", elapsed={"total": 0.5})
     docker = DockerContainer(container_id="c1", image="ubuntu:20.04", image_id="sha256:1")
     assert json.loads(encode(http)) == {
@@ -166,6 +174,7 @@ def test_http_and_docker_have_the_fields_of_the_contract() -> None:
         "url": "http://a/",
         "elapsed": {"total": 0.5},
     }
+    assert json.loads(encode(ScriptSource(path="/x.sh", sha256="1"))) == {"path": "/x.sh", "sha256": "1"}
     assert json.loads(encode(docker)) == {"container_id": "c1", "image": "ubuntu:20.04", "image_id": "sha256:1"}
 
 

@@ -480,6 +480,22 @@ async def test_no_time_out_after_the_end() -> None:
     assert (await runner.execute()).status is Status.SUCCESS
 
 
+async def test_a_time_out_that_comes_too_late() -> None:
+    """A deadline that passes unseen while the work ends by itself changes nothing."""
+
+    async def work(runner: ScriptedRunner) -> None:
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(runner.timeout * 2)
+        runner.ended()
+
+    runner = ScriptedRunner(work)
+    runner.timeout = 0.01
+    result = await runner.execute()
+    assert result.status is Status.SUCCESS
+    assert result.termination is not None
+    assert result.termination.cause is Cause.EXIT
+
+
 @pytest.mark.parametrize("late", ["stop", "kill"])
 async def test_a_control_during_the_cleanup_changes_nothing(late: str) -> None:
     """A run whose work is done stays what it was, though its Result is not out yet."""

@@ -1,0 +1,42 @@
+"""`jetrunner stop`: end a task politely."""
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from consumer.client import whoami
+from schemas import Control, Verb
+
+from .controlling import control_task
+from .session import Connecting
+from .values import duration
+
+
+def stop(
+    task_id: str,
+    /,
+    *,
+    reason: str | None = None,
+    grace: str | None = None,
+    wait: Annotated[bool, Parameter(negative="")] = False,
+    timeout: str | None = None,
+    connecting: Connecting | None = None,
+) -> int:
+    """Stop a task: SIGTERM, and SIGKILL after its grace. One that has not started never will.
+
+    Parameters
+    ----------
+    task_id
+        The task's whole id.
+    reason
+        Why, for the Result.
+    grace
+        Time between SIGTERM and SIGKILL, instead of the task's own.
+    wait
+        Wait for the task's end and print its status.
+    timeout
+        Wait for so long at most, then exit with 124.
+    """
+    control = Control(reason=reason, by=whoami(), grace=duration("--grace", grace))
+    patience = duration("--timeout", timeout)
+    return control_task(connecting or Connecting(), task_id, Verb.STOP, control, wait=wait, patience=patience)

@@ -1,0 +1,73 @@
+"""`jetrunner submit`: hand a task in and print its id."""
+
+import shlex
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+from msgspec import structs
+
+from schemas import Retry, Subjects, Task, decode, encode
+
+from . import OK
+from .rendering import OUTPUT, print_json, say
+from .runner_options import RunnerOptions
+from .session import Connecting, with_streams
+from .task_options import TaskOptions, make_task
+
+
+def submit(
+    category: str | None = None,
+    /,
+    *words: str,
+    runner: RunnerOptions | None = None,
+    options: TaskOptions | None = None,
+    show: Annotated[bool, Parameter(name="--print", negative="")] = False,
+    output: Annotated[Literal["id", "json"], OUTPUT] = "id",
+    connecting: Connecting | None = None,
+) -> int:
+    """Submit a task and print its id.
+
+    jetrunner submit command -- /bin/ls -la /tmp
+    jetrunner submit script --interpreter bash FILE -- ARGUMENT...
+    jetrunner submit docker IMAGE -- COMMAND ARGUMENT...
+    jetrunner submit http URL
+    jetrunner submit CATEGORY --command COMMAND --args JSON
+
+    Parameters
+    ----------
+    category
+        Which runner is to run it.
+    words
+        What to run.
+    show
+        Print the plain `nats` command that would submit it, and do not.
+    output
+        How to print the id.
+    """
+    category, task = make_task(category, words, runner or RunnerOptions(), options or TaskOptions())
+    connecting = connecting or Connecting()
+    if show:
+        print(_as_nats_command(Subjects(connecting.load().subject_prefix).task(category), task))
+        return OK
+    task_id = with_streams(connecting, lambda session: session.client.submit(category, task))
+    if output == "json":
+        print_json({"task_id": task_id, "category": category})
+    else:
+        print(task_id)
+    return OK
+
+
+def _as_nats_command(subject: str, task: Task) -> str:
+    """Return the line for a shell; an id goes into a header, as anyone would do it by hand."""
+    if task.secret_env:
+        say("mind that this line holds the values of --secret-env")
+    fields = decode(dict[str, Any], encode(structs.replace(task, id=None)))
+    if task.retry == Retry():
+        fields.pop("retry", None)
+    payload = encode(fields).decode()
+    words = ["nats", "pub", subject, payload]
+    if "{{" in payload:  # the nats command would take it for a template
+        words.insert(2, "--no-templates")
+    if task.id is not None:
+        words += ["-H", f"Nats-Msg-Id:{task.id}"]
+    return shlex.join(words)
