@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -190,6 +191,22 @@ async def test_the_worker_that_has_the_task(site: Site, probe: Probe) -> None:
     assert [result.start_time is None for result in results] == [False] * len(ids)
     assert {result.error for result in results} == {"the task was stopped"}
     assert await site.results() == len(ids)
+
+
+async def test_a_task_that_takes_its_time_to_stop(site: Site, tmp_path: Path) -> None:
+    """The other workers are asked first: none cancels a task that its owner is still ending."""
+    script = f"trap 'until test -e {tmp_path}/go; do sleep 0.01; done; exit 5' TERM; {READY}"
+    questions = await site.listen(site.subjects.ask("a"))
+    async with site.worker(), site.worker(), process(site, "a", script, grace=600):
+        await say(site, "a", "stop")
+        await questions.count(1)
+        await say(site, "b", "stop")  # once its time for an answer is over, so is that of the first question
+        await site.result("b")
+        assert await site.user.result("a") is None
+        (tmp_path / "go").touch()
+        result = await site.result("a")
+    assert (result.status, result.error_code, result.exit_code) == (Status.CANCELED, "stopped", 5)
+    assert await site.results() == 2
 
 
 # A task that waits
