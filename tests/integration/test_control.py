@@ -98,7 +98,7 @@ async def test_a_kill(site: Site) -> None:
 
 async def test_a_kill_after_a_stop(site: Site) -> None:
     """A kill shortens the grace of a stop."""
-    async with site.worker(), process(site, "a", STUBBORN, grace=600) as events:
+    async with site.worker(), process(site, "a", STUBBORN, grace=30) as events:
         await say(site, "a", "stop")
         await events.until(lambda: stopping(events))
         await say(site, "a", "kill")
@@ -197,7 +197,7 @@ async def test_a_task_that_takes_its_time_to_stop(site: Site, tmp_path: Path) ->
     """The other workers are asked first: none cancels a task that its owner is still ending."""
     script = f"trap 'until test -e {tmp_path}/go; do sleep 0.01; done; exit 5' TERM; {READY}"
     questions = await site.listen(site.subjects.ask("a"))
-    async with site.worker(), site.worker(), process(site, "a", script, grace=600):
+    async with site.worker(), site.worker(), process(site, "a", script, grace=30):
         await say(site, "a", "stop")
         await questions.count(1)
         await say(site, "b", "stop")  # once its time for an answer is over, so is that of the first question

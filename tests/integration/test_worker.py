@@ -166,7 +166,7 @@ async def test_the_end_of_a_drain(site: Site, tmp_path: Path, how: str) -> None:
     output = await site.listen(site.subjects.output("a", "stdout"))
     timeout = 0.1 if how == "time-out" else 600
     async with site.worker(worker={"drain_timeout": timeout, "categories": ["command"]}) as worker:
-        await site.submit("command", "a", command="/bin/sh", args=["-c", script], grace=600)
+        await site.submit("command", "a", command="/bin/sh", args=["-c", script], grace=30)
         await output.count(1)
         worker.drain()
         if how == "second word":
@@ -189,7 +189,7 @@ async def test_a_third_word(site: Site) -> None:
     events = await site.listen(site.subjects.event("a", "stopping"))
     async with site.worker() as worker:
         script = "trap '' TERM; echo ready; sleep 600"
-        await site.submit("command", "a", command="/bin/sh", args=["-c", script], grace=600)
+        await site.submit("command", "a", command="/bin/sh", args=["-c", script], grace=30)
         await output.count(1)
         worker.drain()
         worker.drain()
