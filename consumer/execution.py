@@ -2,21 +2,24 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
 
-from msgspec import structs
+import anyio
 
 from runners.base import Runner
-from runners.context import DEFAULT_OUTPUT_LIMIT, Context, Policy, Watcher
+from runners.context import DEFAULT_OUTPUT_LIMIT, Context, Policy
 from runners.errors import InternalError, InvalidTaskError, PolicyDeniedError, RunnerError
 from runners.registry import Registry
 from runners.spool import Spool
-from schemas import Cause, Control, ErrorClass, EventType, Result, Status, Task, Verb, utc_now
+from schemas import Cause, Control, EventType, Result, Status, Task, Verb
 
-from .config import Config
 from .events import Events
+from .lease import Lease
 from .output import OutputLog, OutputPublisher
 from .request import TaskRequest
+from .services import Services
+from .unstarted import refused
 
 logger = logging.getLogger(__name__)
 
@@ -62,24 +65,16 @@ class TaskReporter:
 class Execution:
     """One task in the hands of this worker, from its message to its Result."""
 
-    def __init__(
-        self,
-        request: TaskRequest,
-        *,
-        registry: Registry,
-        config: Config,
-        worker: str,
-        events: Events,
-        output: OutputPublisher,
-        keeper: Watcher | None = None,
-    ) -> None:
+    def __init__(self, request: TaskRequest, services: Services, lease: Lease) -> None:
         self.request = request
-        self._keeper = keeper
-        self._config = config
-        self._worker = worker
-        self._reporter = TaskReporter(request, events, output)
+        self.ended = anyio.Event()
+        """Set when the run is over; its Result may still be on its way."""
+        self._services = services
+        self._config = services.config
+        self._lease = lease
+        self._reporter = TaskReporter(request, services.events, services.output)
         self._refusal: RunnerError = InvalidTaskError("the task was refused")
-        self._runner = self._prepare(registry)
+        self._runner = self._prepare(services.registry)
 
     @property
     def status(self) -> Status:
@@ -88,12 +83,14 @@ class Execution:
 
     async def run(self) -> Result:
         """Run the task; a refused one ends here and now."""
-        if self._runner is None:
-            return self._refused(self._refusal)
         try:
-            return await self._runner.execute()
+            if self._runner is None:
+                return refused(self.request, self._services.worker, self._refusal)
+            with self._bounded():
+                return await self._runner.execute()
         finally:
             self._reporter.finish()
+            self.ended.set()
 
     @property
     def spools(self) -> dict[str, Spool]:
@@ -114,10 +111,23 @@ class Execution:
         else:
             self._runner.stop(by=control.by, reason=control.reason, grace=control.grace)
 
-    def shut_down(self, reason: str) -> None:
-        """End the task because its worker ends."""
+    def shut_down(self, cause: Literal[Cause.SHUTDOWN, Cause.LOST], reason: str) -> None:
+        """End the task because its worker ends, or has lost it."""
         if self._runner is not None:
-            self._runner.shut_down(Cause.SHUTDOWN, reason)
+            self._runner.shut_down(cause, reason)
+
+    def _bounded(self) -> AbstractContextManager[None]:
+        """Return a scope in which an exclusive task does not outlive its lease."""
+        switch = self._services.switch
+        if switch is None or not self.request.task.exclusive:
+            return nullcontext()
+        return switch.holding(self._lease, self._give_up)
+
+    def _give_up(self) -> None:
+        """Kill the task: the server may soon give it to someone else."""
+        self.shut_down(Cause.LOST, "its lease could not be renewed, and it is exclusive")
+        if self._runner is not None:
+            self._runner.kill()
 
     def _prepare(self, registry: Registry) -> Runner[Any] | None:
         """Make the task's Runner; None if the task is refused."""
@@ -147,12 +157,12 @@ class Execution:
             task=task,
             attempt=self.request.attempt,
             redeliveries=self.request.redeliveries,
-            worker=self._worker,
+            worker=self._services.worker,
             grace=self._config.worker.grace if task.grace is None else task.grace,
             drain_window=self._config.worker.drain_window,
             resource_limits=settings.resource_limits,
             output_limit=_first(task.limits.output, settings.resource_limits.output, DEFAULT_OUTPUT_LIMIT),
-            keeper=self._keeper,
+            keeper=self._services.keeper,
             policy=self._policy(),
             reporter=self._reporter,
         )
@@ -178,38 +188,13 @@ class Execution:
             )
         return task.timeout
 
-    def _refused(self, error: RunnerError) -> Result:
-        return structs.replace(
-            ended_without_start(self.request, self._worker),
-            status=error.status,
-            error=str(error),
-            error_class=error.error_class,
-            error_code=error.code,
-            retryable=error.retryable,
-        )
-
 
 def _refuse_unsupported(task: Task) -> None:
     """Refuse what would change when a task runs, as long as no worker can keep to it."""
-    for name in ("not_before", "delay", "schedule", "exclusive"):
+    for name in ("not_before", "delay", "schedule"):
         if getattr(task, name):
             raise InvalidTaskError(f"`{name}` is not supported by this version of the worker")
 
 
 def _first(*sizes: int | None) -> int | None:
     return next((size for size in sizes if size is not None), None)
-
-
-def ended_without_start(request: TaskRequest, worker: str) -> Result:
-    """Return the Result of a task that nothing was started for, to be filled in."""
-    return Result(
-        task_id=request.task_id,
-        category=request.category,
-        status=Status.ERROR,
-        error_class=ErrorClass.SYSTEM,
-        end_time=utc_now(),
-        attempt=request.attempt,
-        redeliveries=request.redeliveries,
-        worker=worker,
-        labels=request.task.labels,
-    )

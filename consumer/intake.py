@@ -2,13 +2,18 @@
 
 import asyncio
 import logging
+import time
+from datetime import datetime
 
 import anyio
+import anyio.lowlevel
 from nats.aio.msg import Msg
 
+from .claims import owner_within
 from .connection import Connection
-from .delivery import Deliveries
-from .lease import NAK
+from .deliveries import Deliveries
+from .jetstream import api
+from .message import Position
 from .puller import Puller
 from .topology import Topology, ensure_consumer
 
@@ -29,11 +34,12 @@ class Intake:
         deliveries: Deliveries,
     ) -> None:
         self.category = category
+        self.slots = slots
         self._connection = connection
         self._topology = topology
-        self._slots = slots
         self._create = create
         self._deliveries = deliveries
+        self._doubt: _Doubt | None = None
         self._waiting: asyncio.Queue[Msg] = asyncio.Queue()
         self._puller = Puller(
             connection,
@@ -41,7 +47,7 @@ class Intake:
             window=slots,
             ensure=self._ensure,
             deliver=self._waiting.put_nowait,
-            give_back=self._return,
+            drains=True,
         )
 
     @property
@@ -50,30 +56,59 @@ class Intake:
         return self._puller.is_pulling
 
     async def fetch(self) -> None:
-        """Pull until cancelled; what was pulled and not begun goes back at once."""
+        """Pull until cancelled; return once all that was pulled has been begun."""
         try:
             await self._puller.run()
         finally:
-            while not self._waiting.empty():
-                self._return(self._waiting.get_nowait())
+            with anyio.CancelScope(shield=True):
+                while not self._waiting.empty():  # there is a free slot for each
+                    await anyio.lowlevel.checkpoint()
 
     async def work(self) -> None:
         """Run tasks until cancelled."""
         async with anyio.create_task_group() as slots:
-            for _ in range(self._slots):
+            for _ in range(self.slots):
                 slots.start_soon(self._fill_slot)
 
     async def _fill_slot(self) -> None:
         while True:
             message = await self._waiting.get()
-            await self._deliveries.handle(message)
+            doubt = self._doubt.about(message) if self._doubt is not None else 0.0
+            await self._deliveries.handle(message, doubt=doubt)
             self._puller.release()
 
-    def _return(self, message: Msg) -> None:
-        self._connection.send(message.reply, NAK)
-
     async def _ensure(self) -> str:
+        """Make sure of the consumer; whatever made us ask again may have cost the server its memory of deliveries."""
         differences = await ensure_consumer(self._connection, self._topology, self.category, create=self._create)
         for difference in differences:
             logger.warning("%s", difference)
+        if self._doubt is None:
+            self._doubt = _Doubt(owner_within(self._topology.ack_wait))
+        else:
+            info = await api(self._connection, f"CONSUMER.INFO.{self._topology.subjects.tasks_stream}.{self.category}")
+            self._doubt.begin(datetime.fromisoformat(info["ts"]))
         return self.category
+
+
+class _Doubt:
+    """What the server may have given to someone else before, though it does not know any more.
+
+    A server that was killed, a consumer that was made anew, or a new leader may count the deliveries of older messages
+    from 1 again. Their owners have a while to come back and claim them.
+    """
+
+    def __init__(self, lasts: float) -> None:
+        self._lasts = lasts
+        self._stored_before = 0.0
+        self._until = 0.0
+
+    def begin(self, now: datetime) -> None:
+        """Doubt all that is stored up to now, by the server's clock."""
+        self._stored_before = now.timestamp() * 1e9
+        self._until = time.monotonic() + self._lasts
+
+    def about(self, message: Msg) -> float:
+        """Return the seconds for which a message is in doubt."""
+        if self._until == 0.0 or Position.of(message).nanoseconds > self._stored_before:
+            return 0.0
+        return max(self._until - time.monotonic(), 0.0)

@@ -1,6 +1,12 @@
-"""The tasks that are ours for now: every delivery of each, renewed from one place until it is settled."""
+"""The tasks that are ours for now: every delivery of each, renewed from one place until it is settled.
+
+A renewal counts once the server has confirmed it. A lease whose time has passed without one is not ours to rely on:
+someone else may have the task by then. Its holder is told when the server confirms it again.
+"""
 
 import logging
+import time
+from collections.abc import Callable
 from typing import Final
 
 import anyio
@@ -9,85 +15,127 @@ from .connection import Connection, NoReplyError
 
 logger = logging.getLogger(__name__)
 
-_ACK: Final = b"+ACK"
-NAK: Final = b"-NAK"
+RENEWALS: Final = 3
+"""Renewals within the server's ack_wait."""
+
+ACK: Final = b"+ACK"
+"""What tells the server that a delivery is done with."""
+_NAK: Final = b"-NAK"
 _IN_PROGRESS: Final = b"+WPI"
 
 
 class Lease:
-    """Our hold on one task: the ack subjects of all its deliveries."""
+    """Our hold on one task: the ack subjects of all its deliveries.
+
+    `expires` is when, by the monotonic clock, the server may give the task to someone else; it is never later than the
+    server's own idea of it.
+    """
 
     def __init__(self, leases: "Leases", task_id: str, delivery: str) -> None:
+        self.task_id = task_id
         self._leases = leases
-        self._task_id = task_id
         self._deliveries = [delivery]
+        self.expires = time.monotonic() + leases.ack_wait
+        self.on_renewed: list[Callable[[], None]] = []
+        """Called after each confirmed renewal; must neither block nor raise."""
+        self.on_regained: list[Callable[[], None]] = []
+        """Called when a renewal is confirmed after the lease had run out; must neither block nor raise."""
 
     @property
     def deliveries(self) -> tuple[str, ...]:
         """The ack subjects of the deliveries we hold."""
         return tuple(self._deliveries)
 
-    def adopt(self, delivery: str) -> None:
-        """Hold one more delivery of the same task."""
-        if delivery not in self._deliveries:
-            self._deliveries.append(delivery)
+    def adopt(self, *deliveries: str) -> None:
+        """Hold more deliveries of the same task."""
+        self._deliveries += [delivery for delivery in deliveries if delivery not in self._deliveries]
 
     def settle(self) -> None:
-        """Acknowledge all deliveries: the task is done with."""
-        self._end(_ACK)
+        """Acknowledge all deliveries: the task is done with, or put back."""
+        self._end(ACK)
 
     def give_back(self) -> None:
-        """Return all deliveries to the queue: another worker may have the task at once."""
-        self._end(NAK)
+        """Return all deliveries to the queue as they are: whoever gets one takes us for lost."""
+        self._end(_NAK)
+
+    def drop(self) -> None:
+        """Let go of the task and say nothing: its deliveries are someone else's."""
+        self._leases.forget(self)
+
+    def renewed(self, since: float) -> None:
+        """Take note of a confirmed renewal that was begun at `since`."""
+        had_run_out = since > self.expires
+        self.expires = since + self._leases.ack_wait
+        for callback in [*self.on_renewed, *(self.on_regained if had_run_out else [])]:
+            callback()
 
     def _end(self, word: bytes) -> None:
         for delivery in self._deliveries:
             self._leases.send(delivery, word)
-        self._leases.forget(self._task_id, self)
+        self._leases.forget(self)
 
 
 class Leases:
-    """All tasks that this worker holds.
+    """All tasks that this worker holds. `ack_wait` is the seconds that the server waits for a renewal."""
 
-    `interval` is the seconds between renewals; with a third of the server's ack_wait, a renewal that is not
-    confirmed within half an interval can be tried once more.
-    """
-
-    def __init__(self, connection: Connection, *, interval: float) -> None:
+    def __init__(self, connection: Connection, *, ack_wait: float) -> None:
+        self.ack_wait = ack_wait
         self._connection = connection
-        self._interval = interval
-        self._held: dict[str, Lease] = {}
+        self._interval = ack_wait / RENEWALS
+        self._held: dict[Lease, None] = {}
+        self._hurry = anyio.Event()
 
-    def take(self, task_id: str, delivery: str) -> Lease | None:
-        """Hold a task; None if it is held already, by a lease that now has this delivery too."""
-        held = self._held.get(task_id)
-        if held is not None:
-            held.adopt(delivery)
-            logger.info("task %s was delivered again while we have it", task_id)
-            return None
-        lease = self._held[task_id] = Lease(self, task_id, delivery)
+    def take(self, task_id: str, delivery: str) -> Lease:
+        """Hold a task."""
+        lease = Lease(self, task_id, delivery)
+        self._held[lease] = None
         return lease
 
-    def forget(self, task_id: str, lease: Lease) -> None:
+    def forget(self, lease: Lease) -> None:
         """Let go of a task."""
-        if self._held.get(task_id) is lease:
-            del self._held[task_id]
+        self._held.pop(lease, None)
 
     def send(self, delivery: str, word: bytes) -> None:
         """Say a word about a delivery."""
         self._connection.send(delivery, word)
 
     async def run(self) -> None:
-        """Renew all leases until cancelled."""
-        while True:
-            await anyio.sleep(self._interval)
-            async with anyio.create_task_group() as renewals:
-                for task_id, lease in list(self._held.items()):
-                    for delivery in lease.deliveries:
-                        renewals.start_soon(self._renew, task_id, delivery)
-
-    async def _renew(self, task_id: str, delivery: str) -> None:
+        """Renew all leases until cancelled: in time, sooner after a failure, and at once after a reconnection."""
+        self._connection.reconnected.append(self._renew_now)
         try:
-            await self._connection.request(delivery, _IN_PROGRESS, patience=self._interval / 2)
-        except NoReplyError as error:
-            logger.warning("the lease of task %s was not renewed: %s", task_id, error)
+            all_renewed = True
+            while True:
+                with anyio.move_on_after(self._interval if all_renewed else self._interval / 4):
+                    await self._hurry.wait()
+                await self._connection.wait_connected()
+                self._hurry = anyio.Event()
+                all_renewed = await self._renew_all()
+        finally:
+            self._connection.reconnected.remove(self._renew_now)
+
+    def _renew_now(self) -> None:
+        self._hurry.set()
+
+    async def _renew_all(self) -> bool:
+        failures: list[Lease] = []
+
+        async def renew(lease: Lease) -> None:
+            if not await self._renew(lease):
+                failures.append(lease)
+
+        async with anyio.create_task_group() as renewals:
+            for lease in list(self._held):
+                renewals.start_soon(renew, lease)
+        return not failures
+
+    async def _renew(self, lease: Lease) -> bool:
+        begun = time.monotonic()
+        for delivery in lease.deliveries:
+            try:
+                await self._connection.request(delivery, _IN_PROGRESS, patience=self._interval / 2)
+            except NoReplyError as error:
+                logger.warning("the lease of task %s was not renewed: %s", lease.task_id, error)
+                return False
+        if lease in self._held:
+            lease.renewed(begun)
+        return True

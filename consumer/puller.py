@@ -48,8 +48,8 @@ class Puller:
     """Keeps up to `window` messages of one consumer asked for or in work.
 
     `deliver` takes each message and must neither block nor raise. `ensure` makes sure that the consumer exists and
-    returns its name; it is called at the start of each epoch. With `give_back`, the end waits for what the server has
-    sent already, and hands it to that instead.
+    returns its name; it is called at the start of each epoch. With `drains`, the end waits for what the server has sent
+    already.
     """
 
     def __init__(
@@ -60,14 +60,14 @@ class Puller:
         window: int,
         ensure: Callable[[], Awaitable[str]],
         deliver: Callable[[Msg], None],
-        give_back: Callable[[Msg], None] | None = None,
+        drains: bool = False,
     ) -> None:
         self._connection = connection
         self._stream = stream
         self._window = window
         self._ensure = ensure
         self._deliver = deliver
-        self._give_back = give_back
+        self._drains = drains
         self._refill_at = max(1, window // 4)
         self._requested = 0
         self._held = 0
@@ -140,11 +140,10 @@ class Puller:
             await self._end_pulls(subscription, is_last=is_last)
 
     async def _end_pulls(self, subscription: Subscription, *, is_last: bool) -> None:
-        if not is_last or self._give_back is None:
+        if is_last and self._drains:
+            await self._connection.drain(subscription)
+        else:
             await self._connection.unsubscribe(subscription)
-            return
-        self._deliver = self._give_back
-        await self._connection.drain(subscription)
 
     async def _watch(self) -> None:
         """Return when the epoch is over: someone said so, or nothing was heard while a pull was open."""

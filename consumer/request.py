@@ -1,7 +1,8 @@
 """Reads a task message: who and what it names, or what is wrong with it. Pure."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from datetime import datetime
+from typing import Any, Final, Self
 
 from msgspec import Struct, structs
 from nats.aio.msg import Msg
@@ -14,9 +15,35 @@ from .message import Position, header
 
 ATTEMPT: Final = "Jetrunner-Attempt"
 REDELIVERIES: Final = "Jetrunner-Redeliveries"
+RETURNS: Final = "Jetrunner-Returns"
+SUBMITTED: Final = "Jetrunner-Submitted"
 TASK_ID: Final = "Jetrunner-Task-Id"
 REQUEST_REPLY: Final = "Jetrunner-Reply-To"
-"""Headers of ours: counters and names that a re-published task keeps, and where a `P.run` request waits."""
+"""Headers of ours: what a requeued task keeps of its story, and where a `P.run` request waits."""
+
+
+class Counts(Struct, frozen=True, kw_only=True):
+    """How often a task has begun, and why it had to begin again."""
+
+    attempt: int = 1
+    """Which attempt this is: an attempt ends when the task itself does."""
+    redeliveries: int = 0
+    """How often its worker was lost with it."""
+    returns: int = 0
+    """How often it was given back because what it needs was not there."""
+
+    @classmethod
+    def read(cls, headers: Mapping[str, str]) -> Self:
+        """Read the counters that a requeued task brings; a new one brings none."""
+        return cls(
+            attempt=max(_count(headers, ATTEMPT, 1), 1),
+            redeliveries=_count(headers, REDELIVERIES, 0),
+            returns=_count(headers, RETURNS, 0),
+        )
+
+    def headers(self) -> dict[str, str]:
+        """Return what `read` reads."""
+        return {ATTEMPT: str(self.attempt), REDELIVERIES: str(self.redeliveries), RETURNS: str(self.returns)}
 
 
 class TaskRequest(Struct, frozen=True, kw_only=True):
@@ -31,19 +58,26 @@ class TaskRequest(Struct, frozen=True, kw_only=True):
     category: str
     named: bool
     subject: str
+    delivery: str
+    """The message's ack subject."""
     payload: bytes
     headers: Mapping[str, str]
     content_type: ContentType
     position: Position
-    attempt: int
-    redeliveries: int
+    submitted: datetime
+    counts: Counts
     reply_to: tuple[str, ...]
     error: RunnerError | None = None
 
     @property
-    def is_redelivery(self) -> bool:
-        """Whether someone may have had this task before us."""
-        return self.position.deliveries > 1 or self.redeliveries > 0
+    def attempt(self) -> int:
+        """Which attempt this is."""
+        return self.counts.attempt
+
+    @property
+    def redeliveries(self) -> int:
+        """How often the task was lost with its worker."""
+        return self.counts.redeliveries
 
 
 def read_request(message: Msg, subjects: Subjects, reply_prefixes: Sequence[str]) -> TaskRequest:
@@ -62,12 +96,13 @@ def read_request(message: Msg, subjects: Subjects, reply_prefixes: Sequence[str]
         category=category,
         named=task_id is not None,
         subject=message.subject,
+        delivery=message.reply,
         payload=message.data,
         headers=headers,
         content_type=content_type,
         position=position,
-        attempt=_count(headers, ATTEMPT, 1),
-        redeliveries=_count(headers, REDELIVERIES, 0),
+        submitted=_submitted(headers) or position.stored,
+        counts=Counts.read(headers),
         reply_to=reply_to,
         error=error or refused,
     )
@@ -114,6 +149,15 @@ def _reply_subjects(
         except ValueError as error:
             refused = InvalidTaskError(f"`reply_to`: {error}")
     return tuple(allowed), refused
+
+
+def _submitted(headers: Mapping[str, str]) -> datetime | None:
+    """Read when a requeued task was first stored."""
+    try:
+        moment = datetime.fromisoformat(header(headers, SUBMITTED) or "")
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is not None else None
 
 
 def _count(headers: Mapping[str, str], name: str, default: int) -> int:

@@ -12,17 +12,16 @@ from importlib.metadata import version
 from typing import Final
 from uuid import uuid4
 
-from anyio.abc import TaskGroup
 from nats.aio.client import Client
 from nats.micro import add_service
 from nats.micro.request import Request
 from nats.micro.service import Service as MicroService
 
-from .delivery import Services
 from .errors import JetStreamError
 from .jetstream import api, publish
 from .message import header
 from .request import REQUEST_REPLY
+from .services import Services
 
 NAME: Final = "jetrunner"
 QUEUE: Final = "run"
@@ -36,12 +35,12 @@ logger = logging.getLogger(__name__)
 class Service:
     """Takes tasks as requests, for the categories of one worker."""
 
-    def __init__(self, services: Services, categories: Sequence[str], tasks: TaskGroup) -> None:
+    def __init__(self, services: Services, categories: Sequence[str]) -> None:
         self._connection = services.connection
         self._subjects = services.subjects
         self._worker = services.worker
         self._categories = categories
-        self._tasks = tasks
+        self._tasks = services.tasks
         self._service: MicroService | None = None
 
     async def start(self) -> None:
@@ -59,9 +58,8 @@ class Service:
         if service is None:
             return
         stopping = asyncio.ensure_future(service.stop())
+        stopping.add_done_callback(_note)
         await asyncio.wait({stopping}, timeout=_STOP_WITHIN)
-        if stopping.done() and (error := stopping.exception()) is not None:  # not connected: nobody can reach us anyway
-            logger.debug("the service was not stopped: %s", error)
 
     async def _serve(self, client: Client) -> None:
         if not self._categories:
@@ -95,3 +93,9 @@ class Service:
         except (JetStreamError, ValueError) as error:
             logger.warning("a request on %s was not taken: %s", request.subject, error)
             await request.respond_error("500", f"the task was not taken: {error}")
+
+
+def _note(stopping: "asyncio.Future[None]") -> None:
+    """Take note of a failure: without a connection, nobody can reach us anyway."""
+    if not stopping.cancelled() and (error := stopping.exception()) is not None:
+        logger.debug("the service was not stopped: %s", error)

@@ -21,11 +21,12 @@ from runners.errors import UnknownCategoryError
 from runners.registry import Registry
 from schemas.subjects import is_category
 
-from .delivery import Deliveries, Services
+from .deliveries import Deliveries
 from .errors import JetStreamError
 from .jetstream import NOT_FOUND, api
 from .message import Position
 from .puller import Puller
+from .services import Services
 
 INTERVAL: Final = 2.0
 """Seconds between two looks at the stream."""

@@ -7,35 +7,43 @@ import logging
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Final
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
+from nats.aio.msg import Msg
 
 from runners.process import ORPHANS, KeeperLink, end_abandoned, worker_name
 from runners.registry import Registry
 from schemas import Subjects
 
+from .claims import Claims
+from .conclusion import Conclusions
 from .config import Config
 from .connection import Connection, ConnectOptions, connect
 from .control import Controls
 from .dead import DeadLetters
-from .delivery import Deliveries, Services
-from .errors import ConfigError
+from .deadman import DeadMansSwitch
+from .deliveries import Deliveries
+from .errors import ConfigError, ServerError
 from .events import Events
 from .groups import collapsed
 from .intake import Intake
 from .lease import Leases
 from .objects import Objects
+from .outbox import Outbox
 from .output import OutputPublisher
+from .request import TaskRequest, read_request
+from .requeue import Requeue
 from .results import Results
+from .server import data_dir
 from .service import Service
+from .services import Services
 from .topology import Topology, check_server, ensure_streams
 from .unclaimed import Unclaimed
 from .whole import WholeOutputs
 
-RENEWALS: Final = 3
-"""Renewals within the server's ack_wait."""
 _SWEEP_INTERVAL: Final = 1.0
 _LAST_RESULTS: Final = 5.0
 """Seconds that the Results of ended tasks may take to the server, once the time for draining is over."""
@@ -100,15 +108,27 @@ class Worker:
             logger.warning("%s", difference)
 
     async def _work(self, connection: Connection, tasks: TaskGroup, task_status: TaskStatus[None]) -> None:
-        services = self._services(connection, tasks)
+        outbox = await Outbox.open(_state_directory(), connection, self._subjects, tasks, read=self._read_request)
+        services = self._services(connection, tasks, outbox)
         deliveries = self._deliveries = Deliveries(services)
+        await services.claims.answer_for(deliveries)
         tasks.start_soon(services.leases.run)
         tasks.start_soon(_sweep_orphans)
         if self._keeper is not None:
             tasks.start_soon(self._outlive, self._keeper)
-        await Controls(services, deliveries, tasks).start()
-        service = Service(services, self._categories, tasks)
-        intakes = [self._intake(connection, category, deliveries) for category in self._categories]
+        await outbox.finish_abandoned(services.conclusions.finish)
+        tasks.start_soon(outbox.run, services.conclusions.finish)
+        await Controls(services, deliveries).start()
+        try:
+            await self._take_tasks(services, deliveries, task_status)
+        finally:
+            outbox.close()
+        with anyio.move_on_after(_LAST_OUTPUT):
+            await services.output.wait_stored()
+
+    async def _take_tasks(self, services: Services, deliveries: Deliveries, task_status: TaskStatus[None]) -> None:
+        service = Service(services, self._categories)
+        intakes = [self._intake(services.connection, category, deliveries) for category in self._categories]
         async with anyio.create_task_group() as working:
             for intake in intakes:
                 working.start_soon(intake.work)
@@ -122,11 +142,10 @@ class Worker:
                 task_status.started()
                 await self._draining.wait()
                 await service.stop()
+                deliveries.refuse()
                 fetching.cancel_scope.cancel()
             await self._finish_tasks(deliveries)
             working.cancel_scope.cancel()
-        with anyio.move_on_after(_LAST_OUTPUT):
-            await services.output.wait_stored()
 
     async def _outlive(self, keeper: KeeperLink) -> None:
         """End our tasks and ourselves when the keeper is gone: nobody would end them for us any more."""
@@ -149,6 +168,9 @@ class Worker:
             return
         logger.warning("the server is away: %d tasks are left to whoever gets them next", len(deliveries))
 
+    def _read_request(self, message: Msg) -> TaskRequest:
+        return read_request(message, self._subjects, self._config.reply_prefixes)
+
     def _intake(self, connection: Connection, category: str, deliveries: Deliveries) -> Intake:
         return Intake(
             connection,
@@ -163,22 +185,42 @@ class Worker:
         own, all_together = self._config.runner(category).max_concurrency, self._config.worker.max_concurrency
         return own if all_together is None else min(own, all_together)
 
-    def _services(self, connection: Connection, tasks: TaskGroup) -> Services:
+    def _services(self, connection: Connection, tasks: TaskGroup, outbox: Outbox) -> Services:
+        ack_wait = self._config.nats.ack_wait
+        events = Events(connection, self._subjects, self.name)
         results = Results(connection, self._subjects)
         return Services(
             config=self._config,
             registry=self._registry,
             subjects=self._subjects,
             worker=self.name,
+            tasks=tasks,
             connection=connection,
-            leases=Leases(connection, interval=self._config.nats.ack_wait / RENEWALS),
+            leases=Leases(connection, ack_wait=ack_wait),
+            claims=Claims(connection, self._subjects, self.name),
             results=results,
-            whole=WholeOutputs(Objects(connection, self._subjects), results),
-            dead=DeadLetters(connection, self._subjects),
-            events=Events(connection, self._subjects, self.name),
+            conclusions=Conclusions(
+                connection,
+                results=results,
+                dead=DeadLetters(connection, self._subjects),
+                whole=WholeOutputs(Objects(connection, self._subjects), results),
+                events=events,
+                outbox=outbox,
+            ),
+            requeue=Requeue(connection, self._subjects),
+            events=events,
             output=OutputPublisher(connection, self._subjects, tasks, self.name),
             keeper=self._keeper,
+            switch=DeadMansSwitch(ack_wait, self._keeper),
         )
+
+
+def _state_directory() -> Path | None:
+    try:
+        return data_dir()
+    except ServerError as error:
+        logger.warning("Results that wait for the server are kept in memory alone: %s", error)
+        return None
 
 
 async def _sweep_orphans() -> None:

@@ -5,17 +5,15 @@ lives: one without a lock was left by a dead worker, and is removed by the next.
 """
 
 import errno
-import fcntl
 import functools
 import hashlib
 import os
-import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Final, Literal
 
 import anyio.lowlevel
 import anyio.to_thread
@@ -35,6 +33,7 @@ from .errors import (
     ScriptNotFoundError,
     SpawnFailedError,
 )
+from .private import PrivateDirectory, abandoned
 from .process import ProcessSpec, environment, supervise
 
 MAX_INLINE: Final = 1024 * 1024
@@ -128,7 +127,7 @@ class ScriptRunner(Runner[ScriptParams]):
         self.report.script = ScriptSource(sha256=hashlib.sha256(content).hexdigest())
         try:
             await anyio.to_thread.run_sync(_sweep_once)
-            self._directory = await anyio.to_thread.run_sync(PrivateDirectory.make)
+            self._directory = await anyio.to_thread.run_sync(_make_directory)
             name = f"script{_extension(params.command[0])}"
             return await anyio.to_thread.run_sync(self._directory.write, name, content)
         except OSError as error:
@@ -156,82 +155,18 @@ class ScriptRunner(Runner[ScriptParams]):
             )
 
 
-class PrivateDirectory:
-    """A fresh directory of our own, mode 0700, locked until it is removed or we die."""
-
-    def __init__(self, path: Path, lock: int) -> None:
-        self.path = path
-        self._lock = lock
-
-    @classmethod
-    def make(cls) -> Self:
-        """Make one below the temporary directory.
-
-        Raises:
-            OSError: there is no room, or no lock to be had.
-        """
-        while True:  # until no sweep has come between the making and the lock
-            path = Path(tempfile.mkdtemp(prefix=_PREFIX))
-            try:
-                lock = _lock(path)
-            except OSError:
-                path.rmdir()
-                raise
-            if lock is not None:
-                return cls(path, lock)
-
-    def write(self, name: str, content: bytes) -> str:
-        """Write a file that is ours alone; return its path."""
-        path = self.path / name
-        with open(path, "xb", opener=functools.partial(os.open, mode=0o600)) as file:
-            file.write(content)
-        return str(path)
-
-    def remove(self) -> None:
-        """Remove it with all that is in it; what cannot be removed is left to the next worker."""
-        try:
-            with suppress(FileNotFoundError):  # by the script's own doing
-                shutil.rmtree(self.path)
-        finally:
-            os.close(self._lock)
+def _make_directory() -> PrivateDirectory:
+    return PrivateDirectory.make(Path(tempfile.gettempdir()), _PREFIX)
 
 
 def sweep_leftovers() -> None:
     """Remove the directories that dead workers have left."""
-    for path in _own_directories():
+    for directory in abandoned(Path(tempfile.gettempdir()), _PREFIX):
         with suppress(OSError):
-            if (lock := _lock(path)) is not None:
-                shutil.rmtree(path, ignore_errors=True)
-                os.close(lock)
+            directory.remove()
 
 
 _sweep_once: Final = functools.cache(sweep_leftovers)
-
-
-def _own_directories() -> Iterator[Path]:
-    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        with suppress(OSError):
-            if path.lstat().st_uid == os.geteuid():
-                yield path
-
-
-def _lock(path: Path) -> int | None:
-    """Lock a directory; None if someone else holds it, or has just removed it."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(descriptor), path.lstat()):
-            return descriptor
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    except OSError:
-        os.close(descriptor)
-        raise
-    os.close(descriptor)
-    return None
 
 
 def _read(path: Path, allow: Callable[[Path], None]) -> tuple[str, str]:

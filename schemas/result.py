@@ -121,7 +121,8 @@ class Result(Struct, frozen=True, kw_only=True):
     """The one end of a task, as stored on `P.results.<task_id>`.
 
     `duration` is milliseconds. `exit_code` is what really happened (128+n for signal n, 127 or 126 when exec failed),
-    None where there was no process. `start_time` is None if nothing started. `first_error` is the error that a
+    None where there was no process. `start_time` is None if nothing started. `retry_after` is the seconds that a server
+    asked to be left alone. `first_error` is the error that a
     `fallback` stood in for.
     """
 
@@ -138,6 +139,7 @@ class Result(Struct, frozen=True, kw_only=True):
     error_class: ErrorClass | None = None
     error_code: str | None = None
     retryable: bool = False
+    retry_after: float | None = None
     signal: str | None = None
     attempt: int = 1
     redeliveries: int = 0

@@ -47,7 +47,7 @@ class KeeperLink:
 
         def tell() -> None:
             told.append(pid)
-            self._say(f"run {pid} {seconds + ALLOWANCE - SHORT:.3f}\n")
+            self.limit(pid, seconds + ALLOWANCE - SHORT)
 
         timer = asyncio.get_running_loop().call_later(SHORT, tell)
         try:
@@ -55,7 +55,15 @@ class KeeperLink:
         finally:
             timer.cancel()
             if told:
-                self._say(f"end {pid}\n")
+                self.release(pid)
+
+    def limit(self, pid: int, seconds: float) -> None:
+        """Let the keeper kill a process and all its descendants in so many seconds; said again, from now on."""
+        self._say(f"run {pid} {seconds:.3f}\n")
+
+    def release(self, pid: int) -> None:
+        """Let a process live."""
+        self._say(f"end {pid}\n")
 
     def _say(self, line: str) -> None:
         try:

@@ -410,6 +410,14 @@ async def clear(site: Site) -> None:
             await site.api(f"STREAM.DELETE.{name}")
 
 
+@pytest.fixture(autouse=True)
+def data_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep what workers leave on disk apart from the user's own, and from that of other tests."""
+    home = tmp_path_factory.mktemp("data")
+    monkeypatch.setenv("XDG_DATA_HOME", str(home))
+    return home
+
+
 @pytest.fixture(scope="session")
 def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Have one server for all tests that do it no harm."""

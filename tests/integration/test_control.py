@@ -356,7 +356,8 @@ async def test_who_has_a_task(site: Site, probe: Probe) -> None:
     async with site.worker(probe.registry) as worker:
         await site.submit("probe", "a", args={"hold": True})
         await probe.until("a")
-        assert await site.user.owner("a") == {"worker": worker.name, "category": "probe", "status": "running"}
+        owner = {"worker": worker.name, "category": "probe", "status": "running", "attempt": 1, "redeliveries": 0}
+        assert await site.user.owner("a") == owner
         assert await site.user.owner("b") is None
         probe.release()
         await site.settled()

@@ -11,9 +11,8 @@ import pytest
 from nats.aio.msg import Msg
 
 from consumer.connection import Connection, NoReplyError
-from consumer.lease import Leases
+from consumer.lease import RENEWALS, Leases
 from consumer.topology import Topology, ensure_consumer, ensure_streams
-from consumer.worker import RENEWALS
 from runners.command import CommandRunner
 from schemas import Cause, Result, Status, decode, encode, utc_now
 from tests.integration.conftest import Listener, Probe, Site, eventually, open_site, running
@@ -508,7 +507,11 @@ class Silent:
 
     def __init__(self) -> None:
         self.patience: list[float] = []
+        self.reconnected: list[object] = []
         self.tried = anyio.Event()
+
+    async def wait_connected(self) -> None:
+        """Be there."""
 
     async def request(self, subject: str, payload: bytes, *, patience: float) -> None:
         """Note how long an answer is waited for."""
@@ -521,7 +524,7 @@ async def test_a_renewal_can_be_tried_twice() -> None:
     """However late the lease was taken, two renewals fit into `ack_wait`, though the first is never confirmed."""
     silent, ack_wait = Silent(), 0.3
     connection: Connection = silent  # type: ignore[assignment]
-    leases = Leases(connection, interval=ack_wait / RENEWALS)
+    leases = Leases(connection, ack_wait=ack_wait)
     leases.take("a", "$JS.ACK.1")
     async with anyio.create_task_group() as renewing:
         renewing.start_soon(leases.run)
@@ -626,9 +629,7 @@ async def test_many_tasks(site: Site, tmp_path: Path) -> None:
     assert await site.results() == len(ids)
 
 
-@pytest.mark.parametrize(
-    "fields", [{"delay": 1}, {"not_before": "2030-01-01T00:00:00Z"}, {"schedule": "@hourly"}, {"exclusive": True}]
-)
+@pytest.mark.parametrize("fields", [{"delay": 1}, {"not_before": "2030-01-01T00:00:00Z"}, {"schedule": "@hourly"}])
 async def test_what_no_worker_can_keep_to_yet(site: Site, probe: Probe, fields: dict[str, object]) -> None:
     """A task that asks for its own time is refused, in words, rather than run at another."""
     async with site.worker(probe.registry):

@@ -17,7 +17,8 @@ import anyio
 import pytest
 
 from runners.context import Context, Policy, SilentReporter
-from runners.script import PrivateDirectory, ScriptRunner, sweep_leftovers
+from runners.private import PrivateDirectory
+from runners.script import ScriptRunner, sweep_leftovers
 from schemas import Cause, Result, ScriptSource, Status, Task
 
 pytestmark = pytest.mark.anyio
@@ -279,7 +280,7 @@ def test_a_killed_worker_s_directory_is_removed_by_the_next(temporary: Path) -> 
     """After kill -9 the next worker sweeps on its first inline script, and leaves those of the living alone."""
     assert worker("kill -9 $PPID", temporary).returncode == -signal.SIGKILL
     (left,) = temporary.iterdir()
-    alive = PrivateDirectory.make()
+    alive = PrivateDirectory.make(temporary, "jetrunner-script-")
     assert worker('ls "${0%/*}/.."', temporary).stdout.split().count(left.name) == 0
     assert inside(temporary) == [alive.path]
     alive.remove()
@@ -287,7 +288,7 @@ def test_a_killed_worker_s_directory_is_removed_by_the_next(temporary: Path) -> 
 
 def test_only_what_is_left_is_swept(temporary: Path) -> None:
     """A sweep removes directories without a lock; what is locked, a link, a file or another's name stays."""
-    alive, left = PrivateDirectory.make(), temporary / "jetrunner-script-left"
+    alive, left = PrivateDirectory.make(temporary, "jetrunner-script-"), temporary / "jetrunner-script-left"
     (left / "a").mkdir(parents=True)
     others = [temporary / "jetrunner-other", temporary / "jetrunner-script-file", temporary / "jetrunner-script-link"]
     others[0].mkdir()

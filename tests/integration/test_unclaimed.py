@@ -106,7 +106,7 @@ async def test_a_store_that_refuses_dead_letters(site: Site, probe: Probe, caplo
         settings = (await site.api(f"STREAM.INFO.{name}"))["config"]
         await site.api(f"STREAM.UPDATE.{name}", {**settings, "max_msg_size": 1})
         await site.submit("nobody", "a")
-        await eventually(lambda: said(caplog, "the delivery of a message"))
+        await eventually(lambda: said(caplog, "the delivery of task a failed"))
         await site.submit("probe", "b")
         assert (await site.result("b")).status is Status.SUCCESS
         await site.api(f"STREAM.UPDATE.{name}", settings)

@@ -1,5 +1,6 @@
 """Reading a task's message: whom it names, what it asks for, or what is wrong with it."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nats.aio.msg import Msg
 
-from consumer.request import TaskRequest, read_request
+from consumer.request import Counts, TaskRequest, read_request
 from schemas import ContentType, Subjects, Task
 from schemas.subjects import DEFAULT_REPLY_PREFIXES
 
@@ -99,11 +100,21 @@ def test_a_counter_that_is_none(text: str) -> None:
     assert (request.error, request.attempt, request.redeliveries) == (None, 1, 0)
 
 
-def test_a_redelivery() -> None:
-    """A message that was delivered before, or re-published for it, may have had a worker."""
-    assert not read().is_redelivery
-    assert read(deliveries=2).is_redelivery
-    assert read({}, {"Jetrunner-Redeliveries": "1"}).is_redelivery
+def test_when_a_task_was_submitted() -> None:
+    """A task keeps the time of its first message through every re-publication; what is no time is not believed."""
+    first = read()
+    assert first.submitted == first.position.stored
+    again = read({}, {"Jetrunner-Submitted": "2020-01-02T03:04:05.678000+00:00"})
+    assert again.submitted == datetime(2020, 1, 2, 3, 4, 5, 678000, UTC)
+    for text in ("", "yesterday", "2020-01-02T03:04:05"):
+        assert read({}, {"Jetrunner-Submitted": text}).submitted == first.submitted
+
+
+def test_counts_as_headers() -> None:
+    """What is written of the counts is read again."""
+    counts = Counts(attempt=3, redeliveries=2, returns=1)
+    assert read({}, counts.headers()).counts == counts
+    assert read().counts == Counts()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,98 @@
+"""The end of a task: its whole output, its dead letter and its Result stored, and everyone told - in that order."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from runners.spool import Spool
+from schemas import EventType, Result, Status
+
+from .connection import Connection
+from .dead import DeadLetters
+from .events import Events
+from .lease import ACK
+from .outbox import Outbox
+from .request import TaskRequest
+from .results import Results
+from .whole import WholeOutputs
+
+logger = logging.getLogger(__name__)
+
+
+class Conclusions:
+    """Concludes the tasks of one worker."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        results: Results,
+        dead: DeadLetters,
+        whole: WholeOutputs,
+        events: Events,
+        outbox: Outbox,
+    ) -> None:
+        self._connection = connection
+        self._results = results
+        self._dead = dead
+        self._whole = whole
+        self._events = events
+        self._outbox = outbox
+
+    async def conclude(
+        self, request: TaskRequest, result: Result, *, buried: bool, spools: Mapping[str, Spool]
+    ) -> None:
+        """Store a Result, unless someone else's came first, and tell of the one that counts.
+
+        Tries until the server has it; meanwhile the Result is safe from our own end.
+        """
+        async with self._outbox.keeping(request, result, buried=buried):
+            stored, is_ours = await self._store(request, result, spools, buried=buried)
+        if is_ours:
+            self._tell(request, stored, buried=buried)
+        self._results.answer(stored, request.reply_to, request.content_type)
+
+    async def conclude_unseen(self, result: Result) -> bool:
+        """Store the Result of a task whose message we do not hold; tell whether it came first."""
+        stored, is_ours = await self._results.save(result)
+        if is_ours:
+            self._events.finished(stored.task_id, stored.category, _summary(stored))
+        return is_ours
+
+    async def finish(self, request: TaskRequest, result: Result, *, buried: bool) -> None:
+        """Finish a task whose worker is dead, and has left its Result on disk."""
+        await self.conclude(request, result, buried=buried, spools={})
+        self._connection.send(request.delivery, ACK)
+
+    async def _store(
+        self, request: TaskRequest, result: Result, spools: Mapping[str, Spool], *, buried: bool
+    ) -> tuple[Result, bool]:
+        result = await self._whole.keep(result, spools)
+        if buried:
+            await self._dead.keep(request, result)
+        return await self._results.save(result)
+
+    def _tell(self, request: TaskRequest, result: Result, *, buried: bool) -> None:
+        self._events.publish(EventType.FINISHED, request, _summary(result))
+        if buried:
+            self._events.publish(EventType.DEAD, request, {"reason": result.error})
+        logger.log(
+            logging.INFO if result.status is Status.SUCCESS else logging.WARNING,
+            "task %s (%s) ended: %s after %d ms%s",
+            result.task_id,
+            result.category,
+            result.status,
+            result.duration,
+            f": {result.error}" if result.error else "",
+        )
+
+
+def _summary(result: Result) -> dict[str, Any]:
+    """Return what a `finished` event tells of a Result."""
+    return {
+        "status": result.status,
+        "exit_code": result.exit_code,
+        "duration": result.duration,
+        "error_code": result.error_code,
+        "started": result.start_time is not None,
+    }
