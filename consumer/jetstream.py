@@ -6,6 +6,7 @@ Follows ADR-1 (API), ADR-7 (error codes), ADR-22 (retried publishing) and ADR-31
 import asyncio
 import logging
 import random
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -33,6 +34,8 @@ TEMPORARY: Final = frozenset({TIMED_OUT, 429, UNAVAILABLE})
 """Statuses after which another try may succeed."""
 _FINAL_CODES: Final = frozenset({MESSAGES_PER_SUBJECT_EXCEEDED})
 
+_FRACTION: Final = re.compile(r"\.([0-9]{1,9})")
+
 logger = logging.getLogger(__name__)
 
 
@@ -56,6 +59,13 @@ class StoredMessage(Struct, frozen=True):
     def stored(self) -> datetime:
         """When it was stored, to the microsecond."""
         return datetime.fromisoformat(self.headers["Nats-Time-Stamp"]).astimezone(UTC)
+
+    @property
+    def nanoseconds(self) -> int:
+        """When it was stored, since the Unix epoch."""
+        fraction = _FRACTION.search(self.headers["Nats-Time-Stamp"])
+        whole = self.stored.replace(microsecond=0)
+        return int(whole.timestamp()) * 1_000_000_000 + int((fraction[1] if fraction else "0").ljust(9, "0"))
 
 
 async def api(connection: Connection, operation: str, body: object = None, *, patience: float = 5.0) -> dict[str, Any]:

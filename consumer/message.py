@@ -54,3 +54,14 @@ def header(headers: Mapping[str, str] | None, *names: str) -> str | None:
             return headers[name]
     wanted = {name.lower() for name in names}
     return next((value for key, value in headers.items() if key.lower() in wanted), None)
+
+
+def rebuilt(subject: str, delivery: str, payload: bytes, headers: Mapping[str, str]) -> Msg:
+    """Return a message that was kept, as if it had just been delivered."""
+    return Msg(
+        _client=None,  # type: ignore[arg-type] # nobody answers by it
+        subject=subject,
+        reply=delivery,
+        data=payload,
+        headers=dict(headers),
+    )

@@ -29,6 +29,7 @@ from schemas import Result, Subjects, decode, encode
 
 from .connection import Connection
 from .jetstream import api
+from .message import rebuilt
 from .request import TaskRequest
 
 PATIENCE: Final = 1.0
@@ -62,13 +63,7 @@ class Letter(Struct, frozen=True, kw_only=True):
 
     def message(self) -> Msg:
         """Return the task's message, as it was delivered."""
-        return Msg(
-            _client=None,  # type: ignore[arg-type] # nobody answers by it
-            subject=self.subject,
-            reply=self.delivery,
-            data=self.payload,
-            headers=self.headers,
-        )
+        return rebuilt(self.subject, self.delivery, self.payload, self.headers)
 
 
 class Outbox:

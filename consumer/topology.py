@@ -16,6 +16,9 @@ from .jetstream import NOT_FOUND, api
 
 OLDEST_SERVER: Final = (2, 14)
 
+MAX_DELIVER: Final = 50
+"""Deliveries of one stored message: a net only, as whoever gets one a second time stores it anew."""
+
 _SECOND: Final = 1_000_000_000
 _HOUR: Final = 3600 * _SECOND
 _DAY: Final = 24 * _HOUR
@@ -67,7 +70,7 @@ class Topology(Struct, frozen=True, kw_only=True):
             "ack_wait": int(self.ack_wait * _SECOND),
             "deliver_policy": "all",
             "replay_policy": "instant",
-            "max_deliver": -1,
+            "max_deliver": MAX_DELIVER,
             "max_ack_pending": 20_000,
             "max_waiting": 512,
         }

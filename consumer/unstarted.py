@@ -44,6 +44,12 @@ def lost(request: TaskRequest, worker: str) -> Result:
     return structs.replace(_unstarted(request, worker), error_code="worker_lost", error=why)
 
 
+def undelivered(request: TaskRequest, worker: str) -> Result:
+    """Return the Result of a task that the server delivers no more."""
+    why = "the server has delivered the task too often without an end of it, and delivers it no more"
+    return structs.replace(_unstarted(request, worker), error_code="worker_lost", error=why)
+
+
 def shut_down(request: TaskRequest, worker: str) -> Result:
     """Return what a worker that ends has to say of a task it has not begun."""
     outcome = interrupted(Cause.SHUTDOWN, "the worker was shut down before the task started")

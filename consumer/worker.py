@@ -32,7 +32,7 @@ from .groups import collapsed
 from .intake import Intake
 from .lease import Leases
 from .objects import Objects
-from .outbox import Outbox
+from .outbox import PATIENCE, Outbox
 from .output import OutputPublisher
 from .request import TaskRequest, read_request
 from .requeue import Requeue
@@ -42,11 +42,14 @@ from .service import Service
 from .services import Services
 from .topology import Topology, check_server, ensure_streams
 from .unclaimed import Unclaimed
+from .undelivered import Undelivered
 from .whole import WholeOutputs
 
 _SWEEP_INTERVAL: Final = 1.0
 _LAST_RESULTS: Final = 5.0
 """Seconds that the Results of ended tasks may take to the server, once the time for draining is over."""
+_WITHOUT_SERVER: Final = 2 * PATIENCE
+"""Seconds that they have while the server is away: by then those that have an end are on disk."""
 _LAST_OUTPUT: Final = 5.0
 """Seconds that the last output may take to the server."""
 
@@ -123,12 +126,14 @@ class Worker:
             await self._take_tasks(services, deliveries, task_status)
         finally:
             outbox.close()
-        with anyio.move_on_after(_LAST_OUTPUT):
+        with anyio.move_on_after(_LAST_OUTPUT if connection.is_connected else 0):
             await services.output.wait_stored()
 
     async def _take_tasks(self, services: Services, deliveries: Deliveries, task_status: TaskStatus[None]) -> None:
         service = Service(services, self._categories)
         intakes = [self._intake(services.connection, category, deliveries) for category in self._categories]
+        undelivered = Undelivered(services, self._categories)
+        await undelivered.look()
         async with anyio.create_task_group() as working:
             for intake in intakes:
                 working.start_soon(intake.work)
@@ -137,6 +142,7 @@ class Worker:
                     fetching.start_soon(intake.fetch)
                 after = self._config.unknown_category_after
                 fetching.start_soon(Unclaimed(services, after=after, served=self._categories).run)
+                fetching.start_soon(undelivered.run)
                 await service.start()
                 logger.info("worker %s takes tasks of %s", self.name, ", ".join(self._categories))
                 task_status.started()
@@ -144,7 +150,7 @@ class Worker:
                 await service.stop()
                 deliveries.refuse()
                 fetching.cancel_scope.cancel()
-            await self._finish_tasks(deliveries)
+            await self._finish_tasks(services.connection, deliveries)
             working.cancel_scope.cancel()
 
     async def _outlive(self, keeper: KeeperLink) -> None:
@@ -155,7 +161,7 @@ class Worker:
         self.drain()
         self.drain()
 
-    async def _finish_tasks(self, deliveries: Deliveries) -> None:
+    async def _finish_tasks(self, connection: Connection, deliveries: Deliveries) -> None:
         """Let running tasks end within the drain time-out, then end the rest and give them back."""
         if len(deliveries):
             logger.info("draining: %d at work", len(deliveries))
@@ -163,7 +169,7 @@ class Worker:
             await _first(deliveries.wait_idle, self._hurried.wait)
         deliveries.shut_down("the worker is drained")
         await deliveries.wait_stopped()
-        with anyio.move_on_after(_LAST_RESULTS):
+        with anyio.move_on_after(_LAST_RESULTS if connection.is_connected else _WITHOUT_SERVER):
             await deliveries.wait_idle()
             return
         logger.warning("the server is away: %d tasks are left to whoever gets them next", len(deliveries))

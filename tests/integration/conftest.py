@@ -163,6 +163,7 @@ class Probe:
     def __init__(self) -> None:
         self.begun: list[str] = []
         self.ended: list[str] = []
+        self.cancelled: list[str] = []
         self.registry = Registry()
         self.registry.register("command", CommandRunner)
         self.registry.register("probe", lambda: _ProbeRunner(self))
@@ -185,6 +186,10 @@ class Probe:
         """Wait until the work of tasks has ended."""
         await self._until(lambda: set(ended) <= {*self.ended})
 
+    async def until_cancelled(self, *cancelled: str) -> None:
+        """Wait until tasks have been ended from outside."""
+        await self._until(lambda: set(cancelled) <= {*self.cancelled})
+
     async def _until(self, condition: Callable[[], bool]) -> None:
         with anyio.fail_after(PATIENCE):
             while not condition():
@@ -193,8 +198,12 @@ class Probe:
     async def run(self, task_id: str, *, hold: bool) -> None:
         """Be a task."""
         self._note(self.begun, task_id)
-        if hold:
-            await self._released.wait()
+        try:
+            if hold:
+                await self._released.wait()
+        except anyio.get_cancelled_exc_class():
+            self._note(self.cancelled, task_id)
+            raise
         self._note(self.ended, task_id)
 
     def _note(self, where: list[str], task_id: str) -> None:
@@ -249,9 +258,15 @@ class Site:
         return convert({"subject_prefix": self.subjects.prefix, **settings}, Config)
 
     @asynccontextmanager
-    async def worker(self, registry: Registry | None = None, **settings: Any) -> AsyncIterator[RunningWorker]:
-        """Have a worker for as long as the body lasts; it ends without waiting for its tasks."""
-        worker = RunningWorker(self.config(**settings), self.options, registry or default_registry())
+    async def worker(
+        self, registry: Registry | None = None, *, via: str | None = None, **settings: Any
+    ) -> AsyncIterator[RunningWorker]:
+        """Have a worker for as long as the body lasts; it ends without waiting for its tasks.
+
+        It connects `via` another URL if one is given.
+        """
+        options = self.options if via is None else ConnectOptions(servers=(via,))
+        worker = RunningWorker(self.config(**settings), options, registry or default_registry())
         async with anyio.create_task_group() as tasks:
             with anyio.fail_after(PATIENCE):
                 await tasks.start(worker.serve)

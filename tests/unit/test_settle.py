@@ -146,7 +146,7 @@ def test_conditions(end: Result, on: str, *, again: bool) -> None:
     ids=lambda end: end.error_code or end.status,
 )
 def test_what_is_final(end: Result) -> None:
-    """No condition brings back what succeeded, was canceled, is malformed or refused, came too late, or was given up."""
+    """No condition brings back what succeeded, was canceled, is malformed, refused or late, or was given up."""
     conditions = [*Status, *ErrorClass, *(code for code in [end.error_code] if code)]
     settled = settle(end, request(retry={"max_attempts": 9, "on": conditions}))
     assert isinstance(settled, Finish)
@@ -172,22 +172,23 @@ def test_delays(retry: dict[str, Any], attempt: int, spread: float, delay: float
     assert settled.delay == pytest.approx(delay)
 
 
-@given(
-    attempt=st.integers(1, 999),
-    delay=st.floats(0, 1e6),
-    factor=st.floats(1, 100),
-    most=st.floats(0, 1e6),
-    jitter=st.floats(0, 1),
-    spread=st.floats(-1, 1),
+RETRIES = st.fixed_dictionaries(
+    {
+        "delay": st.floats(0, 1e6),
+        "factor": st.floats(1, 100),
+        "max_delay": st.floats(0, 1e6),
+        "jitter": st.floats(0, 1),
+    }
 )
-def test_no_delay_is_out_of_bounds(
-    attempt: int, delay: float, factor: float, most: float, jitter: float, spread: float
-) -> None:
+
+
+@given(attempt=st.integers(1, 999), wanted=RETRIES, spread=st.floats(-1, 1))
+def test_no_delay_is_out_of_bounds(attempt: int, wanted: dict[str, float], spread: float) -> None:
     """Whatever a task asks for, the pause is a number between nothing and twice `max_delay`."""
-    retry = {"max_attempts": 1000, "delay": delay, "factor": factor, "max_delay": most, "jitter": jitter}
+    retry = {"max_attempts": 1000, **wanted}
     settled = settle(NETWORK, request(Counts(attempt=attempt), retry=retry), spread=spread)
     assert isinstance(settled, Again)
-    assert 0 <= settled.delay <= 2 * most
+    assert 0 <= settled.delay <= 2 * wanted["max_delay"]
 
 
 def test_a_server_that_asks_for_time_gets_it() -> None:
