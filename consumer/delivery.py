@@ -9,16 +9,19 @@ from typing import Final
 
 from msgspec import structs
 
-from schemas import Cause, EventType, Result, Status
+from runners.errors import InvalidTaskError
+from schemas import Cause, EventType, Result, Status, utc_now
 
 from .claims import Holding, owner_within
+from .errors import JetStreamError
 from .execution import Execution
 from .lease import Lease
 from .orders import Order, Orders
 from .request import TaskRequest
+from .schedule import schedule_of
 from .services import Services
 from .settle import Again, Finish, Forget, Reason, Settlement, settle, settle_loss
-from .unstarted import canceled, canceled_before_start, expired, lost, shut_down
+from .unstarted import canceled, canceled_before_start, expired, lost, refused, shut_down
 
 WAKING_WITHIN: Final = 0.5
 """Seconds that a task's owner has to claim it once its loss is settled and counted: it may just have woken up."""
@@ -72,7 +75,8 @@ class Delivery:
             self.lease.settle()
             return
         services.events.publish(EventType.RECEIVED, request)
-        await self._settle(*await self._work())
+        if not await self._is_scheduled():
+            await self._settle(*await self._work())
 
     def close(self) -> None:
         """Let go of what the run has left."""
@@ -96,6 +100,27 @@ class Delivery:
             return False
         logger.info("task %s was delivered to us, but %s has it", self.request.task_id, owner.worker)
         self.lease.drop()
+        return True
+
+    async def _is_scheduled(self) -> bool:
+        """Leave a task that has its time to the server, until then."""
+        request, services = self.request, self._services
+        if request.error is not None or self._orders.given(request.task_id) is not None:
+            return False
+        schedule = schedule_of(request.task, request.submitted, utc_now())
+        if schedule is None:
+            return False
+        try:
+            await services.requeue.schedule(request, schedule)
+        except JetStreamError as error:
+            wrong = InvalidTaskError(f"the server does not take the schedule {schedule!r}: {error.description}")
+            await self._finish(refused(request, services.worker, wrong), buried=True)
+            return True
+        if (order := self._orders.given(request.task_id)) is not None:
+            await self._cancel(shut_down(request, services.worker), order)
+            return True
+        logger.info("task %s (%s) is scheduled: %s", request.task_id, request.category, schedule)
+        self.lease.settle()
         return True
 
     async def _work(self) -> tuple[Result, Settlement]:

@@ -145,7 +145,6 @@ class Execution:
         runner = registry.create(category)
         if self.request.error is not None:
             raise self.request.error
-        _refuse_unsupported(task)
         runner.context = self._context(task)
         runner.timeout = self._timeout(task, category)
         runner.parse_args(task.command, task.args)
@@ -187,13 +186,6 @@ class Execution:
                 f"`timeout` is {task.timeout:g} s; runners.{category}.max_timeout allows {settings.max_timeout:g} s"
             )
         return task.timeout
-
-
-def _refuse_unsupported(task: Task) -> None:
-    """Refuse what would change when a task runs, as long as no worker can keep to it."""
-    for name in ("not_before", "delay", "schedule"):
-        if getattr(task, name):
-            raise InvalidTaskError(f"`{name}` is not supported by this version of the worker")
 
 
 def _first(*sizes: int | None) -> int | None:

@@ -12,6 +12,7 @@ from schemas import ContentType, SchemaError, Subjects, Task, convert, decode, d
 from schemas.subjects import is_task_id
 
 from .message import Position, header
+from .schedule import firing_id, is_firing
 
 ATTEMPT: Final = "Jetrunner-Attempt"
 REDELIVERIES: Final = "Jetrunner-Redeliveries"
@@ -89,9 +90,12 @@ def read_request(message: Msg, subjects: Subjects, reply_prefixes: Sequence[str]
     given = [header(headers, TASK_ID), task.id, header(headers, "Nats-Msg-Id")]
     task_id = next((name for name in given if name is not None and is_task_id(name)), None)
     reply_to, refused = _reply_subjects(task, headers, subjects, reply_prefixes)
-    named_id = task_id or position.derived_id
+    named_id, submitted = task_id or position.derived_id, _submitted(headers) or position.stored
+    if is_firing(headers):
+        named_id, submitted = firing_id(named_id, position), position.stored
+    task, unnamable = _name(task, named_id, category)
     return TaskRequest(
-        task=structs.replace(task, id=named_id, category=category),
+        task=task,
         task_id=named_id,
         category=category,
         named=task_id is not None,
@@ -101,10 +105,10 @@ def read_request(message: Msg, subjects: Subjects, reply_prefixes: Sequence[str]
         headers=headers,
         content_type=content_type,
         position=position,
-        submitted=_submitted(headers) or position.stored,
+        submitted=submitted,
         counts=Counts.read(headers),
         reply_to=reply_to,
-        error=error or refused,
+        error=error or unnamable or refused,
     )
 
 
@@ -121,6 +125,15 @@ def _read_task(
         wrong = f"`category` is {task.category!r}, but the task was published on the subject of {category!r}"
         return content_type, task, InvalidTaskError(wrong)
     return content_type, task, None
+
+
+def _name(task: Task, task_id: str, category: str) -> tuple[Task, InvalidTaskError | None]:
+    """Fill in who a task is; not every task may have the id that came with its message."""
+    try:
+        return structs.replace(task, id=task_id, category=category), None
+    except ValueError as error:
+        named = Task(id=task_id, category=category, reply_to=task.reply_to, labels=task.labels)
+        return named, InvalidTaskError(str(error))
 
 
 def _salvage(fields: dict[str, Any]) -> Task:

@@ -8,12 +8,15 @@ import logging
 from datetime import timedelta
 from typing import Final
 
-from schemas import Subjects, utc_now
+from msgspec import structs
 
-from .connection import Connection, Headers, message_size
+from schemas import Subjects, encode, utc_now
+
+from .connection import Connection, message_size
 from .errors import JetStreamError
 from .jetstream import api, publish
 from .request import SUBMITTED, TASK_ID, Counts, TaskRequest
+from .schedule import at
 
 SCHEDULE: Final = "Nats-Schedule"
 TARGET: Final = "Nats-Schedule-Target"
@@ -41,17 +44,34 @@ class Requeue:
         Raises:
             JetStreamError: the server refuses it for good.
         """
-        target = self._subjects.task(request.category)
-        headers = {**_carried(request.headers), **counts.headers(), TASK_ID: request.task_id}
-        headers[SUBMITTED] = request.submitted.isoformat()
-        subject = target
+        headers = self._headers(request) | counts.headers()
         if delay > 0:
-            subject = self._subjects.schedule(request.task_id)
-            due = (utc_now() + timedelta(seconds=delay)).isoformat(timespec="milliseconds")
-            headers |= {SCHEDULE: f"@at {due.replace('+00:00', 'Z')}", TARGET: target}
+            await self._store_for(request, at(utc_now() + timedelta(seconds=delay)), request.payload, headers)
+        else:
+            await self._store(request, self._subjects.task(request.category), request.payload, headers)
+
+    async def schedule(self, request: TaskRequest, schedule: str) -> None:
+        """Store the task until its time comes, by its own wish, which it then has no more.
+
+        Raises:
+            JetStreamError: the server refuses it for good.
+        """
+        task = structs.replace(request.task, not_before=None, delay=None, schedule=None)
+        await self._store_for(request, schedule, encode(task, request.content_type), self._headers(request))
+
+    async def _store_for(self, request: TaskRequest, schedule: str, payload: bytes, headers: dict[str, str]) -> None:
+        timing = {SCHEDULE: schedule, TARGET: self._subjects.task(request.category)}
+        await self._store(request, self._subjects.schedule(request.task_id), payload, headers | timing)
+
+    async def _store(self, request: TaskRequest, subject: str, payload: bytes, headers: dict[str, str]) -> None:
         place = request.position
         identity = f"again-{place.stream_seq}-{place.nanoseconds}"
-        await publish(self._connection, subject, request.payload, message_id=identity, headers=headers)
+        await publish(self._connection, subject, payload, message_id=identity, headers=headers)
+
+    def _headers(self, request: TaskRequest) -> dict[str, str]:
+        """Return the headers that a task keeps: all but those that told the server what to do with its last message."""
+        kept = {name: value for name, value in request.headers.items() if not name.lower().startswith("nats-")}
+        return kept | {TASK_ID: request.task_id, SUBMITTED: request.submitted.isoformat()}
 
     async def withdraw(self, task_id: str) -> None:
         """Take a task out of the schedule, if it waits there; it would end unrun anyway, as its Result is there."""
@@ -60,8 +80,3 @@ class Requeue:
             await api(self._connection, f"STREAM.PURGE.{self._subjects.tasks_stream}", body)
         except JetStreamError as error:  # a worker need not have the right to
             logger.debug("the schedule of task %s stays: %s", task_id, error)
-
-
-def _carried(headers: Headers) -> dict[str, str]:
-    """Return the headers that a task keeps: all but those that told the server what to do with its last message."""
-    return {name: value for name, value in headers.items() if not name.lower().startswith("nats-")}

@@ -627,15 +627,3 @@ async def test_many_tasks(site: Site, tmp_path: Path) -> None:
         await site.settled()
     assert sorted(log.read_text().split()) == sorted(ids)
     assert await site.results() == len(ids)
-
-
-@pytest.mark.parametrize("fields", [{"delay": 1}, {"not_before": "2030-01-01T00:00:00Z"}, {"schedule": "@hourly"}])
-async def test_what_no_worker_can_keep_to_yet(site: Site, probe: Probe, fields: dict[str, object]) -> None:
-    """A task that asks for its own time is refused, in words, rather than run at another."""
-    async with site.worker(probe.registry):
-        await site.submit("probe", "early", **fields)
-        result = await site.result("early")
-        await site.settled()
-    assert (result.status, result.error_code) == (Status.ERROR, "invalid_task")
-    assert result.error == f"`{next(iter(fields))}` is not supported by this version of the worker"
-    assert probe.begun == []
