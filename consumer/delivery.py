@@ -20,7 +20,7 @@ from .orders import Order, Orders
 from .request import TaskRequest
 from .schedule import schedule_of
 from .services import Services
-from .settle import Again, Finish, Forget, Reason, Settlement, settle, settle_loss
+from .settle import Again, Finish, Forget, Reason, Settlement, StandIn, settle, settle_loss
 from .unstarted import canceled, canceled_before_start, expired, lost, refused, shut_down
 
 WAKING_WITHIN: Final = 0.5
@@ -131,12 +131,12 @@ class Delivery:
         if (late := expired(request, services.worker)) is not None:
             return late, Finish()
         if request.position.deliveries > 1:
-            again = settle_loss(request)
-            if again is None:
-                return lost(request, services.worker), Finish(buried=True)
-            if services.requeue.fits(request):
-                return lost(request, services.worker), again
-            request = structs.replace(request, counts=again.counts)  # it runs here and now, and is counted for once
+            settlement = settle_loss(request)
+            if not isinstance(settlement, Again) or services.requeue.fits(request):
+                return lost(request, services.worker), settlement
+            request = structs.replace(
+                request, counts=settlement.counts
+            )  # it runs here and now, and is counted for once
         if not self._orders.accepting:
             result = shut_down(request, services.worker)
         else:
@@ -154,11 +154,14 @@ class Delivery:
                 self.lease.drop()
             case Finish():
                 await self._finish(result, buried=settlement.buried)
+            case StandIn() if self._services.requeue.fits(self.request):
+                await self._stand_in(result)
+            case StandIn():
+                await self._finish(_told(result, "its fallback was not run"), buried=True)
             case Again() if self._services.requeue.fits(self.request):
                 await self._requeue(result, settlement)
             case Again(reason=Reason.RETRY):
-                told = (*result.warnings, "it was not tried again: the task is too large to be published again")
-                await self._finish(structs.replace(result, warnings=told), buried=True)
+                await self._finish(_told(result, "it was not tried again"), buried=True)
             case Again():
                 self.lease.give_back()
 
@@ -174,11 +177,25 @@ class Delivery:
         logger.info("task %s (%s) goes back into the queue: %s", request.task_id, request.category, again.reason)
         self.lease.settle()
 
+    async def _stand_in(self, result: Result) -> None:
+        """Put the task's fallback into the queue in its place."""
+        request, services = self.request, self._services
+        if (order := self._orders.given(request.task_id)) is not None:
+            await self._finish(canceled(result, order.verb, order.control), buried=False)
+            return
+        await services.requeue.stand_in(request, result)
+        told = {"reason": Reason.FALLBACK, "error_code": result.error_code, "error": result.error, "delay": 0}
+        services.events.publish(EventType.RETRYING, request, told)
+        logger.info("task %s (%s) has failed, and its fallback stands in", request.task_id, request.category)
+        self.lease.settle()
+
     async def _cancel(self, result: Result, order: Order) -> None:
         await self._finish(canceled(result, order.verb, order.control), buried=False)
         await self._services.requeue.withdraw(self.request.task_id)
 
     async def _finish(self, result: Result, *, buried: bool) -> None:
+        if self.request.first_error is not None:
+            result = structs.replace(result, degraded=True, first_error=self.request.first_error)
         spools = self.execution.spools if self.execution is not None else {}
         await self._services.conclusions.conclude(self.request, result, buried=buried, spools=spools)
         self.lease.settle()
@@ -193,6 +210,10 @@ class Delivery:
             return
         logger.warning("task %s was taken over by %s while we were away", self.request.task_id, other.worker)
         self.execution.shut_down(Cause.LOST, f"{other.worker} has taken it over")
+
+
+def _told(result: Result, what: str) -> Result:
+    return structs.replace(result, warnings=(*result.warnings, f"{what}: the task is too large to be published again"))
 
 
 def _tell(result: Result, again: Again) -> dict[str, object]:

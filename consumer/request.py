@@ -19,6 +19,7 @@ REDELIVERIES: Final = "Jetrunner-Redeliveries"
 RETURNS: Final = "Jetrunner-Returns"
 SUBMITTED: Final = "Jetrunner-Submitted"
 TASK_ID: Final = "Jetrunner-Task-Id"
+FIRST_ERROR: Final = "Jetrunner-First-Error"
 REQUEST_REPLY: Final = "Jetrunner-Reply-To"
 """Headers of ours: what a requeued task keeps of its story, and where a `P.run` request waits."""
 
@@ -69,6 +70,8 @@ class TaskRequest(Struct, frozen=True, kw_only=True):
     counts: Counts
     reply_to: tuple[str, ...]
     error: RunnerError | None = None
+    first_error: dict[str, Any] | None = None
+    """What went wrong with the task that this one stands in for."""
 
     @property
     def attempt(self) -> int:
@@ -109,6 +112,7 @@ def read_request(message: Msg, subjects: Subjects, reply_prefixes: Sequence[str]
         counts=Counts.read(headers),
         reply_to=reply_to,
         error=error or unnamable or refused,
+        first_error=_first_error(headers),
     )
 
 
@@ -171,6 +175,11 @@ def _submitted(headers: Mapping[str, str]) -> datetime | None:
     except ValueError:
         return None
     return moment if moment.tzinfo is not None else None
+
+
+def _first_error(headers: Mapping[str, str]) -> dict[str, Any] | None:
+    text = header(headers, FIRST_ERROR)
+    return decode_loosely(text.encode()) or None if text is not None else None
 
 
 def _count(headers: Mapping[str, str], name: str, default: int) -> int:

@@ -10,17 +10,19 @@ from typing import Final
 
 from msgspec import structs
 
-from schemas import Subjects, encode, utc_now
+from schemas import Result, Subjects, encode, utc_now
 
 from .connection import Connection, message_size
 from .errors import JetStreamError
 from .jetstream import api, publish
-from .request import SUBMITTED, TASK_ID, Counts, TaskRequest
+from .request import FIRST_ERROR, SUBMITTED, TASK_ID, Counts, TaskRequest
 from .schedule import at
 
 SCHEDULE: Final = "Nats-Schedule"
 TARGET: Final = "Nats-Schedule-Target"
 
+_TOLD: Final = ("category", "status", "error_class", "error_code", "exit_code", "attempt")
+_MAX_ERROR: Final = 512
 _ROOM: Final = 512
 """Bytes that the headers of a message put back may have beyond those it came with."""
 
@@ -58,6 +60,25 @@ class Requeue:
         """
         task = structs.replace(request.task, not_before=None, delay=None, schedule=None)
         await self._store_for(request, schedule, encode(task, request.content_type), self._headers(request))
+
+    async def stand_in(self, request: TaskRequest, result: Result) -> None:
+        """Store the task's fallback under the task's id, with what went wrong; labels and answers stay the task's.
+
+        Raises:
+            JetStreamError: the server refuses it for good.
+        """
+        task, fallback = request.task, request.task.fallback
+        if fallback is None:
+            raise ValueError("the task has no fallback")
+        payload = encode(
+            structs.replace(
+                fallback, reply_to=fallback.reply_to or task.reply_to, labels={**task.labels, **fallback.labels}
+            ),
+            request.content_type,
+        )
+        wrong = {name: getattr(result, name) for name in _TOLD} | {"error": result.error[:_MAX_ERROR]}
+        headers = {FIRST_ERROR: encode(wrong).decode()} | self._headers(request) | Counts().headers()
+        await self._store(request, self._subjects.task(fallback.category or request.category), payload, headers)
 
     async def _store_for(self, request: TaskRequest, schedule: str, payload: bytes, headers: dict[str, str]) -> None:
         timing = {SCHEDULE: schedule, TARGET: self._subjects.task(request.category)}

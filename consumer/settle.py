@@ -35,6 +35,8 @@ class Reason(StrEnum):
     """What it needs was not there."""
     DRAIN = "drain"
     """Its worker ends."""
+    FALLBACK = "fallback"
+    """It has finally failed, and something else runs in its place."""
 
 
 class Finish(Struct, frozen=True):
@@ -51,11 +53,15 @@ class Again(Struct, frozen=True, kw_only=True):
     delay: float = 0.0
 
 
+class StandIn(Struct, frozen=True):
+    """Let the task's fallback run in its place, and tell it of the Result."""
+
+
 class Forget(Struct, frozen=True):
     """Do nothing: someone else has the task."""
 
 
-Settlement = Finish | Again | Forget
+Settlement = Finish | Again | StandIn | Forget
 
 
 def settle(result: Result, request: TaskRequest, *, spread: float = 0.0) -> Settlement:
@@ -71,10 +77,10 @@ def settle(result: Result, request: TaskRequest, *, spread: float = 0.0) -> Sett
     return _settle_end(result, request, spread)
 
 
-def settle_loss(request: TaskRequest) -> Again | None:
-    """Decide about a task whose worker was lost; None gives it up."""
+def settle_loss(request: TaskRequest) -> Again | Finish | StandIn:
+    """Decide about a task whose worker was lost."""
     if request.task.on_worker_lost == "fail" or request.redeliveries >= request.task.max_redeliveries:
-        return None
+        return Finish(buried=True) if request.task.fallback is None else StandIn()
     counts = structs.replace(request.counts, redeliveries=request.redeliveries + 1)
     return Again(counts=counts, reason=Reason.LOSS)
 
@@ -86,6 +92,8 @@ def _settle_end(result: Result, request: TaskRequest, spread: float) -> Settleme
     delay = _delay(retry, attempt, spread, result.retry_after)
     if wanted and attempt < retry.max_attempts and not _expires_within(delay, request, result):
         return Again(counts=structs.replace(request.counts, attempt=attempt + 1), reason=Reason.RETRY, delay=delay)
+    if request.task.fallback is not None and result.status not in _FINAL and result.error_code not in _NEVER_RUN:
+        return StandIn()
     used_up = wanted and retry.max_attempts > 1
     return Finish(buried=used_up or result.status is Status.ERROR)
 

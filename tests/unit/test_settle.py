@@ -10,7 +10,7 @@ from msgspec import structs
 from nats.aio.msg import Msg
 
 from consumer.request import Counts, TaskRequest, read_request
-from consumer.settle import GIVEN_BACK, LONGEST_RETURN, Again, Finish, Forget, Reason, settle, settle_loss
+from consumer.settle import GIVEN_BACK, LONGEST_RETURN, Again, Finish, Forget, Reason, StandIn, settle, settle_loss
 from schemas import Cause, ErrorClass, HttpResponse, Result, Status, Subjects, Termination, encode
 
 ENDS = [Status.SUCCESS, Status.FAILED, Status.TIMEOUT, Status.CANCELED, Status.ERROR]
@@ -250,10 +250,33 @@ def test_losses_are_counted() -> None:
     assert settled == [
         Again(counts=structs.replace(counts, redeliveries=1), reason=Reason.LOSS),
         Again(counts=structs.replace(counts, redeliveries=2), reason=Reason.LOSS),
-        None,
+        BURIED,
     ]
 
 
 def test_a_task_that_must_not_run_twice() -> None:
     """With `on_worker_lost: fail` the first loss is the last."""
-    assert settle_loss(request(on_worker_lost="fail")) is None
+    assert settle_loss(request(on_worker_lost="fail")) == BURIED
+
+
+# Fallback
+
+FALLBACK = {"fallback": {"command": "true"}}
+
+
+def test_a_fallback_comes_after_the_last_attempt() -> None:
+    """Attempts come first; what has finally failed is stood in for."""
+    task = {**FALLBACK, "retry": {"max_attempts": 2}}
+    assert isinstance(settle(NETWORK, request(**task)), Again)
+    assert settle(NETWORK, request(Counts(attempt=2), **task)) == StandIn()
+    assert settle(EXIT_3, request(**FALLBACK)) == StandIn()
+    assert settle(INTERNAL, request(**FALLBACK)) == StandIn()
+    assert settle_loss(request(**FALLBACK, max_redeliveries=0)) == StandIn()
+
+
+@pytest.mark.parametrize(
+    "end", [result(Status.SUCCESS), result(Status.CANCELED), result(Status.TIMEOUT, error_code="expired")]
+)
+def test_what_nothing_stands_in_for(end: Result) -> None:
+    """What succeeded, was canceled or came too late is done with."""
+    assert settle(end, request(**FALLBACK)) == DONE
