@@ -41,8 +41,8 @@ class Conclusions:
 
     async def conclude(
         self, request: TaskRequest, result: Result, *, buried: bool, spools: Mapping[str, Spool]
-    ) -> None:
-        """Store a Result, unless someone else's came first, and tell of the one that counts.
+    ) -> Result:
+        """Store a Result, unless someone else's came first, tell of the one that counts, and return it.
 
         Tries until the server has it; meanwhile the Result is safe from our own end.
         """
@@ -51,6 +51,7 @@ class Conclusions:
         if is_ours:
             self._tell(request, stored, buried=buried)
         self._results.answer(stored, request.reply_to, request.content_type)
+        return stored
 
     async def conclude_unseen(self, result: Result) -> bool:
         """Store the Result of a task whose message we do not hold; tell whether it came first."""

@@ -126,22 +126,30 @@ class Delivery:
     async def _work(self) -> tuple[Result, Settlement]:
         """Do what is to be done now, and decide what becomes of the task."""
         services, request = self._services, self.request
-        if (order := self._orders.given(request.task_id)) is not None:
-            return canceled_before_start(request, services.worker, order.verb, order.control), Finish()
         if (late := expired(request, services.worker)) is not None:
             return late, Finish()
         if request.position.deliveries > 1:
             settlement = settle_loss(request)
             if not isinstance(settlement, Again) or services.requeue.fits(request):
                 return lost(request, services.worker), settlement
-            request = structs.replace(
-                request, counts=settlement.counts
-            )  # it runs here and now, and is counted for once
-        if not self._orders.accepting:
-            result = shut_down(request, services.worker)
-        else:
-            result = await self._execute(request)
+            request = structs.replace(request, counts=settlement.counts)  # counted for once, and run here and now
+        result = await self._run(request)
         return result, settle(result, request, spread=random.uniform(-1, 1))  # noqa: S311 - spreads, guards nothing
+
+    async def _run(self, request: TaskRequest) -> Result:
+        """Have the task's work done: here and now, by someone who does the same, or not at all."""
+        worker = self._services.worker
+        reused = await self._services.cache.reuse(request, self._may_begin) if request.task.cache is not None else None
+        if reused is not None:
+            return reused
+        if (order := self._orders.given(request.task_id)) is not None:
+            return canceled_before_start(request, worker, order.verb, order.control)
+        if not self._orders.accepting:
+            return shut_down(request, worker)
+        return await self._execute(request)
+
+    def _may_begin(self) -> bool:
+        return self._orders.accepting and self._orders.given(self.request.task_id) is None
 
     async def _execute(self, request: TaskRequest) -> Result:
         execution = self.execution = Execution(request, self._services, self.lease)
@@ -197,7 +205,9 @@ class Delivery:
         if self.request.first_error is not None:
             result = structs.replace(result, degraded=True, first_error=self.request.first_error)
         spools = self.execution.spools if self.execution is not None else {}
-        await self._services.conclusions.conclude(self.request, result, buried=buried, spools=spools)
+        stored = await self._services.conclusions.conclude(self.request, result, buried=buried, spools=spools)
+        if self.request.task.cache is not None:
+            await self._services.cache.keep(self.request.task, stored)
         self.lease.settle()
 
     def _begin_contest(self) -> None:

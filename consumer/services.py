@@ -7,6 +7,7 @@ from runners.context import Watcher
 from runners.registry import Registry
 from schemas import Subjects
 
+from .cache import Cache
 from .claims import Claims
 from .conclusion import Conclusions
 from .config import Config
@@ -33,6 +34,7 @@ class Services(Struct, frozen=True, kw_only=True):
     results: Results
     conclusions: Conclusions
     requeue: Requeue
+    cache: Cache
     events: Events
     output: OutputPublisher
     keeper: Watcher | None = None

@@ -58,6 +58,7 @@ class Topology(Struct, frozen=True, kw_only=True):
             duplicate_window=600 * _SECOND,
         )
         yield self._stream(names.dead_stream, [names.dead("*")], max_age=30 * _DAY)
+        yield self._stream(names.cache_stream, [names.cache("*")], max_msgs_per_subject=1, allow_msg_ttl=True)
         yield self._bucket(names.outputs_bucket)
 
     def consumer(self, category: str) -> dict[str, Any]:

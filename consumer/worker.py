@@ -18,6 +18,7 @@ from runners.process import ORPHANS, KeeperLink, end_abandoned, worker_name
 from runners.registry import Registry
 from schemas import Subjects
 
+from .cache import Cache
 from .claims import Claims
 from .conclusion import Conclusions
 from .config import Config
@@ -195,6 +196,7 @@ class Worker:
         ack_wait = self._config.nats.ack_wait
         events = Events(connection, self._subjects, self.name)
         results = Results(connection, self._subjects)
+        claims = Claims(connection, self._subjects, self.name)
         return Services(
             config=self._config,
             registry=self._registry,
@@ -203,7 +205,7 @@ class Worker:
             tasks=tasks,
             connection=connection,
             leases=Leases(connection, ack_wait=ack_wait),
-            claims=Claims(connection, self._subjects, self.name),
+            claims=claims,
             results=results,
             conclusions=Conclusions(
                 connection,
@@ -214,6 +216,7 @@ class Worker:
                 outbox=outbox,
             ),
             requeue=Requeue(connection, self._subjects),
+            cache=Cache(connection, self._subjects, results, claims),
             events=events,
             output=OutputPublisher(connection, self._subjects, tasks, self.name),
             keeper=self._keeper,

@@ -56,6 +56,10 @@ class Subjects(Struct, frozen=True):
         return self._stream("DEAD")
 
     @property
+    def cache_stream(self) -> str:
+        return self._stream("CACHE")
+
+    @property
     def outputs_bucket(self) -> str:
         return f"{self.prefix}_outputs"
 
@@ -86,6 +90,10 @@ class Subjects(Struct, frozen=True):
     def dead(self, category: str) -> str:
         """Subject of the dead letters of a category; `*` for all."""
         return f"{self.prefix}.dead.{category}"
+
+    def cache(self, key: str) -> str:
+        """Subject that holds the Result of a kind of work; `*` for all."""
+        return f"{self.prefix}.cache.{key}"
 
     def run(self, category: str) -> str:
         """Subject of the request/reply service of a category."""
