@@ -15,9 +15,7 @@ Stop, kill and time-out cancel the coroutine; a runner whose work needs a gentle
 `interruption` what it is about, ends the work under a shield and lets the cancellation go on.
 """
 
-import functools
 import logging
-import time
 from abc import ABC, abstractmethod
 from datetime import datetime
 from typing import Any, ClassVar, Final, Generic, Literal, TypeVar
@@ -38,6 +36,9 @@ DEFAULT_TIMEOUT: Final = 3600.0
 """Seconds a task may run where nothing else is said."""
 CLEANUP_TIMEOUT: Final = 15.0
 """Seconds that a runner's cleanup may take."""
+
+_NO_CONTEXT: Final = Context()
+_NO_SECRETS: Final = Secrets(())
 
 P = TypeVar("P")
 
@@ -61,7 +62,7 @@ class Runner(ABC, Generic[P]):
     """True if `run` calls `started` itself, once its process, container or request has begun."""
 
     def __init__(self) -> None:
-        self.context = Context()
+        self.context = _NO_CONTEXT
         self.timeout = DEFAULT_TIMEOUT
         self.on_output_limit: Literal["drop", "kill"] = "drop"
         """What becomes of a run that writes more than may be kept; it may go on by default."""
@@ -71,6 +72,7 @@ class Runner(ABC, Generic[P]):
         self._params: P | None = None
         self._status = Status.PENDING
         self._result: Result | None = None
+        self._secrets = _NO_SECRETS
         self._captures: dict[str, OutputCapture] = {}
         self._scope: anyio.CancelScope | None = None
         self._interruption: Interruption | None = None
@@ -120,6 +122,7 @@ class Runner(ABC, Generic[P]):
         if self._params is None or self._status is not Status.PENDING:
             raise RuntimeError("a Runner runs once, after parse_args")
         self._status = Status.RUNNING
+        self._secrets = Secrets.of(self.context.task)
         outcome = None
         try:
             with anyio.CancelScope() as self._scope:
@@ -162,9 +165,9 @@ class Runner(ABC, Generic[P]):
     def started(self, **data: Any) -> None:
         """Say that the work has begun: the time-out counts from here."""
         self._start_time = utc_now()
-        self._start_clock = time.monotonic()
+        self._start_clock = anyio.current_time()
         if self._scope is not None:
-            self._scope.deadline = anyio.current_time() + self.timeout
+            self._scope.deadline = self._start_clock + self.timeout
         self.context.reporter.started(data)
 
     def ended(self) -> None:
@@ -203,10 +206,6 @@ class Runner(ABC, Generic[P]):
             return None
         limit = DEFAULT_OUTPUT_LIMIT if self.context.output_limit is None else self.context.output_limit
         return Excess(limit, lambda: self._interrupt(Cause.OUTPUT_LIMIT))
-
-    @functools.cached_property
-    def _secrets(self) -> Secrets:
-        return Secrets.of(self.context.task)
 
     def _refuse_unused(self) -> None:
         task = self.context.task
@@ -301,7 +300,7 @@ class Runner(ABC, Generic[P]):
             error=self._secrets.redact_text(outcome.message),
             start_time=self._start_time,
             end_time=utc_now(),
-            duration=round((time.monotonic() - self._start_clock) * 1000) if self._start_time else 0,
+            duration=round((anyio.current_time() - self._start_clock) * 1000) if self._start_time else 0,
             exit_code=report.exit_code,
             error_class=outcome.error_class,
             error_code=outcome.code,

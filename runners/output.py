@@ -15,6 +15,7 @@ from .spool import Spool
 KEEP: Final = 64 * 1024
 """Bytes kept at each end of a stream; up to twice as much is kept whole."""
 
+_NOTHING: Final = StreamOutput(sha256=hashlib.sha256().hexdigest())
 _CONTINUATION: Final = range(0x80, 0xC0)
 _MOST_CONTINUATIONS: Final = 3
 
@@ -56,7 +57,7 @@ class OutputCapture:
         self._excess = excess
         self._limit = limit
         self._total = 0
-        self._hash: hashlib._Hash | None = hashlib.sha256()
+        self._hash: hashlib._Hash | None = None
         self._head = bytearray()
         self._tail = bytearray()
 
@@ -74,7 +75,7 @@ class OutputCapture:
             return
         offset = self._total
         self._total += len(chunk)
-        self._digest(chunk)
+        self._digest(chunk, offset)
         if self._feed is not None:
             self._feed(self._stream, offset, chunk)
         if self._excess is not None and self._total > self._excess.limit:
@@ -96,6 +97,8 @@ class OutputCapture:
 
     def finish(self) -> tuple[str, StreamOutput]:
         """Return the kept text, base64 where text cannot say it, and the stream's facts."""
+        if not self._total:
+            return "", _NOTHING
         head, tail = bytes(self._head), bytes(self._tail[-KEEP:])
         kept = head + tail
         if len(kept) < self._total:
@@ -109,8 +112,10 @@ class OutputCapture:
             sha256=self._hash.hexdigest() if self._hash is not None else None,
         )
 
-    def _digest(self, chunk: Chunk) -> None:
+    def _digest(self, chunk: Chunk, offset: int) -> None:
         """Hash what somebody may hold against the digest: a stream of which not all is kept has none."""
+        if offset == 0:
+            self._hash = hashlib.sha256()
         if self._hash is None:
             return
         self._hash.update(chunk)

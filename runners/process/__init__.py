@@ -4,7 +4,7 @@ from .abandoned import end_abandoned, worker_name
 from .environment import environment
 from .link import KeeperLink
 from .orphans import ORPHANS
-from .spawn import ProcessSpec
+from .spec import ProcessSpec
 from .supervise import supervise
 
 __all__ = ["ORPHANS", "KeeperLink", "ProcessSpec", "end_abandoned", "environment", "supervise", "worker_name"]

@@ -62,9 +62,9 @@ class Cgroup:
             _write(self.path / "cgroup.kill", "1")
 
     async def end(self) -> bool:
-        """Kill all in the group and wait until it is empty; tell whether it is."""
+        """Kill all in the group and wait until it is empty, whoever cancels; tell whether it is."""
         pause = _FIRST_PAUSE
-        with anyio.move_on_after(END_WINDOW):
+        with anyio.move_on_after(END_WINDOW, shield=True):
             while self._populated():
                 self.kill()
                 await anyio.sleep(pause)

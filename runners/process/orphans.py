@@ -21,6 +21,7 @@ from .keeper import become_subreaper, children, descendants, send
 END_WINDOW: Final = 10.0
 """Seconds after SIGKILL before what is left is called unkillable."""
 _MARKS: Final = ("TASK_ID", "TASK_ATTEMPT", "TASK_INSTANCE")
+_TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
 _TICKS_OF_DOUBT: Final = 2
 _FIRST_PAUSE: Final = 0.001
 _LONGEST_PAUSE: Final = 0.05
@@ -91,12 +92,15 @@ class Orphans:
         return found
 
     async def end(self, leader: int) -> Leftovers:
-        """Kill what is left of a task whose leader has ended, until nothing is: each kill may orphan others."""
+        """Kill what is left of a task whose leader has ended, until nothing is: each kill may orphan others.
+
+        No cancellation cuts this short.
+        """
         if not self.of(leader):
             return Leftovers()
         killed: set[int] = set()
         pause = _FIRST_PAUSE
-        with anyio.move_on_after(END_WINDOW) as scope:
+        with anyio.move_on_after(END_WINDOW, shield=True) as scope:
             while left := self.of(leader):
                 killed.update(pid for pid in left if send(pid, signal.SIGKILL))
                 await anyio.sleep(pause)
@@ -157,7 +161,7 @@ def _started(pid: int) -> int:
 
 
 def _ticks_now() -> int:
-    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS_PER_SECOND)
 
 
 ORPHANS: Final = Orphans()

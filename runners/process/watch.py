@@ -1,7 +1,7 @@
 """Waits for a process without a task per descriptor: its pipes' bytes, and its exit.
 
-The event loop calls back; `anyio.Event`s tell those who wait. A caller that is cancelled leaves nothing behind once
-`close` is called.
+The event loop calls back; events tell those who wait. A caller that is cancelled leaves nothing behind once `close` is
+called.
 """
 
 import asyncio
@@ -12,8 +12,6 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-import anyio
-
 READ_SIZE: Final = 256 * 1024
 """Bytes read at once: after each, everyone else on the loop has a turn."""
 DEFAULT_PIPE_SIZE: Final = 64 * 1024
@@ -21,14 +19,16 @@ LARGE_PIPE_SIZE: Final = 1024 * 1024
 """Bytes that a pipe holds, and that of a writer that keeps filling it."""
 _BUSY: Final = 8
 """Reads of a full pipe that make a writer a busy one."""
+_READS_TO_END: Final = 2
+"""What a pipe of usual size holds, and the end of it."""
 _BUFFER: Final = memoryview(bytearray(READ_SIZE))
 """All readers' buffer, one after the other: fresh ones of this size would each cost page faults."""
 
 
 class PipeReader:
-    """Hands a pipe's bytes to `take` as they come, until all its writers have closed it.
+    """Hands a pipe's bytes to `take` as they come, once it listens, until all its writers have closed it.
 
-    `take` is given a buffer that is used again after the call.
+    `take` is given a buffer that is used again after the call. The descriptor must not block.
     """
 
     def __init__(self, descriptor: int, take: Callable[[memoryview], None]) -> None:
@@ -36,15 +36,27 @@ class PipeReader:
         self._take = take
         self._loop = asyncio.get_running_loop()
         self._full_reads = 0
-        self.closed = anyio.Event()
-        self._loop.add_reader(descriptor, self._read)
+        self._listening = False
+        self.closed = asyncio.Event()
+
+    def listen(self) -> None:
+        """Take what comes from now on; safe to call twice, or too late."""
+        if not self._listening and not self.closed.is_set():
+            self._loop.add_reader(self._descriptor, self._read)
+            self._listening = True
+
+    def take_rest(self) -> bool:
+        """Take what is there; tell whether that was all: the pipe is closed."""
+        for _ in range(_READS_TO_END):
+            if self.closed.is_set():
+                break
+            self._read()
+        return self.closed.is_set()
 
     def close(self) -> None:
         """Take what is there, and no more; safe to call twice."""
-        if self.closed.is_set():
-            return
-        self._read()
-        self._end()
+        if not self.take_rest():
+            self._end()
 
     def _read(self) -> None:
         try:
@@ -66,9 +78,8 @@ class PipeReader:
                 fcntl.fcntl(self._descriptor, fcntl.F_SETPIPE_SZ, LARGE_PIPE_SIZE)
 
     def _end(self) -> None:
-        if self.closed.is_set():
-            return
-        self._loop.remove_reader(self._descriptor)
+        if self._listening:
+            self._loop.remove_reader(self._descriptor)
         os.close(self._descriptor)
         self.closed.set()
 
@@ -79,7 +90,7 @@ class ExitWatch:
     def __init__(self, pid: int) -> None:
         self._loop = asyncio.get_running_loop()
         self._descriptor = os.pidfd_open(pid)
-        self.exited = anyio.Event()
+        self.exited = asyncio.Event()
         self._loop.add_reader(self._descriptor, self._exit)
 
     def close(self) -> None:
@@ -99,7 +110,7 @@ class ThreadedExitWatch:
 
     def __init__(self, pid: int) -> None:
         self._loop = asyncio.get_running_loop()
-        self.exited = anyio.Event()
+        self.exited = asyncio.Event()
         threading.Thread(target=self._wait, args=(pid,), name=f"exit of {pid}", daemon=True).start()
 
     def close(self) -> None:

@@ -19,7 +19,8 @@ from runners.errors import InvalidTaskError, Outcome, SpawnFailedError
 from runners.process import ProcessSpec
 from runners.process.cgroup import Cgroup, division
 from runners.process.limits import Plan, is_over, members
-from runners.process.spawn import Confinement, spawn
+from runners.process.spawn import spawn
+from runners.process.spec import Confinement
 from runners.process.supervise import _Supervision
 from schemas import AppliedLimit, Cause, Limits, Result, Size, Status, Task, Termination
 

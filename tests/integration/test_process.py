@@ -18,9 +18,10 @@ import pytest
 
 from runners.context import Context
 from runners.errors import SpawnFailedError
-from runners.process import ProcessSpec, environment
+from runners.process import ProcessSpec, environment, vfork
 from runners.process.environment import _baseline
-from runners.process.spawn import Process, spawn
+from runners.process.leader import Process
+from runners.process.spawn import spawn
 from runners.process.watch import ExitWatch, PipeReader, ThreadedExitWatch, watch_exit
 from schemas import Task
 
@@ -49,7 +50,7 @@ def spawned(script: str, **options: Any) -> Iterator[Process]:
         yield process
     finally:
         process.signal(signal.SIGKILL)
-        if process._popen.returncode is None:
+        with suppress(ChildProcessError):  # the test has reaped it
             process.reap()
         for descriptor in (process.stdout, process.stderr):
             with suppress(OSError):  # a PipeReader has closed it
@@ -89,11 +90,14 @@ def spare_descriptors(count: int) -> Iterator[None]:
             os.close(descriptor)
 
 
-@pytest.mark.parametrize("count", range(7))
-@pytest.mark.parametrize("stdin", [b"", b"x"])
-def test_no_descriptor_to_spare(count: int, stdin: bytes) -> None:
+@pytest.mark.parametrize(
+    ("stdin", "count"), [*((b"", count) for count in range(6)), *((b"x", count) for count in range(7))]
+)
+def test_no_descriptor_to_spare(stdin: bytes, count: int) -> None:
     """Wherever the descriptors run out, the task may be tried again, and none is lost over it."""
     tempfile.gettempdir()
+    with spawned("exit 0"):  # opens what all processes share
+        pass
     before = descriptors()
     with spare_descriptors(count), pytest.raises(SpawnFailedError, match="Too many open files") as failure:
         spawn(specification("exit 0", stdin=stdin))
@@ -108,7 +112,7 @@ def test_no_process_to_spare(number: int, monkeypatch: pytest.MonkeyPatch) -> No
     def no_room(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(subprocess, "Popen", no_room)
+    monkeypatch.setattr(vfork, "fork_exec", no_room)
     before = descriptors()
     with pytest.raises(SpawnFailedError, match=os.strerror(number)):
         spawn(specification("exit 0", stdin=b"x"))
@@ -122,6 +126,47 @@ def test_no_room_for_the_stdin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     with pytest.raises(SpawnFailedError, match="No such file or directory"):
         spawn(specification("exit 0", stdin=b"x"))
     assert descriptors() == before
+
+
+def output_of(process: Process) -> bytes:
+    """Return what a process prints until it has closed its standard output."""
+    os.set_blocking(process.stdout, True)
+    with open(process.stdout, "rb", closefd=False) as pipe:
+        return pipe.read()
+
+
+def test_no_descriptor_of_ours_is_passed_on() -> None:
+    """A process has its three standard descriptors, though others may be inherited."""
+    with Path(os.devnull).open("rb") as file:
+        os.set_inheritable(file.fileno(), True)  # noqa: FBT003 - it takes no keyword
+        with spawned(f"test -e /proc/$$/fd/{file.fileno()} || echo none") as process:
+            assert output_of(process) == b"none\n"
+
+
+def test_a_leader_of_its_own_session() -> None:
+    """A process is the leader of a session, which nobody else is in."""
+    with spawned("sleep 600") as process:
+        assert os.getsid(process.pid) == os.getpgid(process.pid) == process.pid
+
+
+def test_an_empty_folder_on_the_path(tmp_path: Path) -> None:
+    """An empty entry of PATH means the working directory, as for a shell."""
+    (tmp_path / "mine").write_text("#!/bin/sh\necho found")
+    (tmp_path / "mine").chmod(0o755)
+    process = spawn(ProcessSpec(argv=["mine"], env={"PATH": "/nowhere:"}, cwd=str(tmp_path)))
+    assert output_of(process) == b"found\n"
+    process.abandon()
+
+
+def test_a_worker_without_standard_descriptors() -> None:
+    """What went wrong in the child is told even if our own standard descriptors are closed."""
+    script = (
+        "import os; from runners.process import vfork; os.closerange(0, 2)\n"
+        "try: vfork.start(['/nowhere'], {}, stdio=(2, 2, 2))\n"
+        "except FileNotFoundError as error: os.write(2, error.filename.encode())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=True, stderr=subprocess.PIPE, timeout=PATIENCE)
+    assert done.stderr == b"/nowhere"
 
 
 # Ending
@@ -200,7 +245,10 @@ async def test_a_pipe_is_read_to_its_end() -> None:
     taken = bytearray()
     with spawned("printf one; printf two") as process:
         reader = PipeReader(process.stdout, taken.extend)
+        reader.listen()
+        reader.listen()
         await wait_for(reader.closed)
+        reader.listen()
         assert taken == b"onetwo"
 
 
