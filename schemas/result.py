@@ -86,11 +86,15 @@ class AppliedLimit(Struct, frozen=True, kw_only=True):
 
 
 class Usage(Struct, frozen=True, kw_only=True):
-    """What a run used: CPU in seconds, the largest resident set in bytes."""
+    """What a run used: CPU in seconds, the largest resident set in bytes.
+
+    `max_rss` is None where it is not known: that of a process which took no more than its worker cannot be told from
+    the worker's own, which the kernel counts as the process's until its exec.
+    """
 
     cpu_user: float
     cpu_system: float
-    max_rss: int
+    max_rss: int | None = None
 
 
 class HttpResponse(Struct, frozen=True, kw_only=True):

@@ -1,6 +1,7 @@
 """A started process, the leader of its own session: signalled, reaped, and its group counted."""
 
 import os
+import resource
 import signal
 from pathlib import Path
 from typing import Final
@@ -11,13 +12,17 @@ from .wrapper import Start
 
 
 class Exit(Struct, frozen=True, kw_only=True):
-    """How the leader ended: its wait status, and what it and its reaped children used (getrusage(2))."""
+    """How the leader ended: its wait status, and what it and its reaped children used (getrusage(2)).
+
+    `max_rss` is None if it was no more than our own at the start: until its exec the process was a part of us, and
+    the kernel counts that as well.
+    """
 
     code: int
     signal: str | None
     cpu_user: float
     cpu_system: float
-    max_rss: int
+    max_rss: int | None
 
 
 class Process:
@@ -32,6 +37,7 @@ class Process:
         self.stdout = stdout
         self.stderr = stderr
         self.start = start
+        self._our_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     def signal(self, number: int, *, leader_only: bool = False) -> bool:
         """Send a signal to the group or its leader; tell whether anyone was there to get it."""
@@ -55,7 +61,7 @@ class Process:
             signal=_signal_name(-code) if code < 0 else None,
             cpu_user=usage.ru_utime,
             cpu_system=usage.ru_stime,
-            max_rss=usage.ru_maxrss * _RSS_UNIT,
+            max_rss=usage.ru_maxrss * _RSS_UNIT if usage.ru_maxrss > self._our_rss else None,
         )
 
     def survivors(self) -> int:

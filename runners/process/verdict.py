@@ -2,10 +2,14 @@
 
 import signal
 from collections.abc import Mapping
+from typing import Final
 
 from runners.context import Report
 from runners.errors import SUCCESS, Outcome, failed
 from schemas import AppliedLimit, Cause
+
+_TICKS_WORTH: Final = 0.7
+"""What a CPU second of a limit may really be: the limit counts ticks, also those that others had a part of."""
 
 
 def verdict(report: Report, limits: Mapping[str, AppliedLimit]) -> Outcome:
@@ -28,5 +32,5 @@ def _used_up(seconds: float, report: Report) -> bool:
     return (
         report.signal == signal.SIGKILL.name
         and report.usage is not None
-        and report.usage.cpu_user + report.usage.cpu_system >= 0.9 * (seconds + 1)  # the limit counts ticks
+        and report.usage.cpu_user + report.usage.cpu_system >= _TICKS_WORTH * (seconds + 1)
     )
