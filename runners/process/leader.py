@@ -8,21 +8,17 @@ from typing import Final
 
 from msgspec import Struct
 
+from schemas import Usage
+
 from .wrapper import Start
 
 
 class Exit(Struct, frozen=True, kw_only=True):
-    """How the leader ended: its wait status, and what it and its reaped children used (getrusage(2)).
-
-    `max_rss` is None if it was no more than our own at the start: until its exec the process was a part of us, and
-    the kernel counts that as well.
-    """
+    """How the leader ended: its wait status, and what it and its reaped children used (getrusage(2))."""
 
     code: int
     signal: str | None
-    cpu_user: float
-    cpu_system: float
-    max_rss: int | None
+    usage: Usage
 
 
 class Process:
@@ -54,14 +50,17 @@ class Process:
 
     def reap(self) -> Exit:
         """Collect the leader, which has ended; its pid is free from here on."""
-        _, status, usage = os.wait4(self.pid, 0)
+        _, status, used = os.wait4(self.pid, 0)
         code = os.waitstatus_to_exitcode(status)
         return Exit(
             code=code if code >= 0 else 128 - code,
             signal=_signal_name(-code) if code < 0 else None,
-            cpu_user=usage.ru_utime,
-            cpu_system=usage.ru_stime,
-            max_rss=usage.ru_maxrss * _RSS_UNIT if usage.ru_maxrss > self._our_rss else None,
+            usage=Usage(
+                cpu_user=used.ru_utime,
+                cpu_system=used.ru_stime,
+                # until its exec the process was a part of us: what does not exceed our own is no measure of it
+                max_rss=used.ru_maxrss * _RSS_UNIT if used.ru_maxrss > self._our_rss else None,
+            ),
         )
 
     def survivors(self) -> int:

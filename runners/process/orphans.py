@@ -28,10 +28,15 @@ _LONGEST_PAUSE: Final = 0.05
 
 
 class _Family(Struct, frozen=True):
-    """A running task: its marks as they stand in an environment, and since when it runs (clock ticks after boot)."""
+    """A running task: the environment that bears its marks, and since when it runs (clock ticks after boot)."""
 
-    marks: tuple[bytes, ...]
+    environment: Mapping[str, str]
     started: int
+
+    def marks(self) -> list[bytes]:
+        """Return its marks as they stand in an environment."""
+        given = ((name, self.environment.get(name)) for name in _MARKS)
+        return [f"{name}={value}".encode() for name, value in given if value]
 
 
 class Leftovers(Struct, frozen=True):
@@ -71,8 +76,7 @@ class Orphans:
 
     def enter(self, leader: int, environment: Mapping[str, str]) -> None:
         """Know a task by its leader and its marks."""
-        marks = tuple(f"{name}={environment[name]}".encode() for name in _MARKS if environment.get(name))
-        self._families[leader] = _Family(marks, _ticks_now() - _TICKS_OF_DOUBT)
+        self._families[leader] = _Family(environment, _ticks_now() - _TICKS_OF_DOUBT)
 
     def leave(self, leader: int) -> None:
         """Forget a task whose leader is reaped and whose leftovers are gone."""
@@ -131,7 +135,7 @@ class Orphans:
         """Return the leader whose marks an environment bears; 0 for those of a task that is gone."""
         if not any(mark.startswith(b"TASK_INSTANCE=") for mark in environment):
             return None
-        return next((leader for leader, family in self._families.items() if environment.issuperset(family.marks)), 0)
+        return next((leader for leader, family in self._families.items() if environment.issuperset(family.marks())), 0)
 
     def _has_older_family(self, leader: int, started: int) -> bool:
         return any(pid != leader and family.started <= started for pid, family in self._families.items())

@@ -14,7 +14,7 @@ import anyio
 
 from runners.base import Runner
 from runners.errors import Outcome, SpawnFailedError
-from schemas import Cause, Usage
+from schemas import Cause
 
 from .cgroup import Cgroup, division
 from .ending import KILL_WINDOW, Ending
@@ -26,10 +26,11 @@ from .spec import Confinement, ProcessSpec
 from .verdict import verdict
 from .watch import ExitWatch, PipeReader, ThreadedExitWatch, watch_exit
 
-LISTEN_AFTER: Final = 0.01
+LISTEN_AFTER: Final = 0.02
 """Seconds that a new task's pipes are left to themselves: those of a short one are read once, at its end."""
 CONFINE_WINDOW: Final = 10.0
 """Seconds that a process may take to be confined; some 10 ms are usual."""
+_UNLIMITED: Final = nullcontext()
 
 
 async def supervise(runner: Runner[Any], spec: ProcessSpec) -> Outcome:
@@ -137,13 +138,13 @@ class _Supervision:
 
     async def _ended(self) -> None:
         """Wait for the leader's end; for that of one killed for its memory, no longer than KILL_WINDOW."""
-        with self._patience or nullcontext():
+        with self._patience or _UNLIMITED:
             await self._watch.exited.wait()
 
     def _kept(self) -> AbstractContextManager[None]:
         context = self._runner.context
         if context.keeper is None:
-            return nullcontext()
+            return _UNLIMITED
         return context.keeper.watching(self._process.pid, self._runner.timeout + context.grace)
 
     def _out_of_memory(self) -> None:
@@ -208,8 +209,7 @@ class _Supervision:
         survivors = 0 if ORPHANS.adopting else self._process.survivors()
         if not self._begun:
             return
-        report.exit_code, report.signal = leader.code, leader.signal
-        report.usage = Usage(cpu_user=leader.cpu_user, cpu_system=leader.cpu_system, max_rss=leader.max_rss)
+        report.exit_code, report.signal, report.usage = leader.code, leader.signal, leader.usage
         report.leaked_processes = max(report.leaked_processes, survivors)
         self._judge_oom()
 

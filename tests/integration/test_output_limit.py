@@ -13,9 +13,9 @@ LIMIT = 300_000
 ENDLESS = "head -c 1000000 /dev/zero; sleep 600"
 
 
-def run(runner: Runner, args: dict[str, object]) -> Result:
+def run(runner: Runner, args: dict[str, object], limit: int = LIMIT) -> Result:
     """Run a task whose output limit is small; let go of what it has spooled."""
-    runner.context = Context(task=Task(id="t"), output_limit=LIMIT)
+    runner.context = Context(task=Task(id="t"), output_limit=limit)
     runner.parse_args("", args)
     result = anyio.run(runner.execute)
     for spool in runner.spools.values():
@@ -36,6 +36,13 @@ def test_a_task_that_is_to_be_ended(runner: type[Runner], args: dict[str, object
     assert result.termination.cause is Cause.OUTPUT_LIMIT
     assert result.termination.signals == ("SIGTERM",)
     assert result.streams.stdout.bytes > LIMIT
+
+
+def test_a_task_that_has_ended_before_its_output_was_read() -> None:
+    """What a short task leaves in its pipe counts, too."""
+    args = {"command": "echo", "args": ["more than may be kept"], "on_output_limit": "kill"}
+    result = run(CommandRunner(), args, limit=10)
+    assert (result.status, result.error_code, result.exit_code) == (Status.FAILED, "output_limit", 0)
 
 
 def test_a_task_that_may_go_on() -> None:
