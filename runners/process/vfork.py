@@ -11,14 +11,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
-fork_exec: Callable[..., int] = _posixsubprocess.fork_exec  # typed as if Popen gave it what its stub asks for
+fork_exec: Callable[..., int] = _posixsubprocess.fork_exec  # its stub does not know that most may be None
 
 _NONE: Final = -1
 _FIRST_FREE: Final = 3
 """The descriptors below are the child's standard ones."""
-_CLOSE: Final = (True,)
-"""All descriptors that are not passed on."""
-_RESTORE_SIGNALS, _NEW_SESSION = True, True
+_CLOSE_OTHERS, _RESTORE_SIGNALS, _NEW_SESSION = True, True, True
 _AS_WE_ARE: Final = (
     *(_RESTORE_SIGNALS, _NEW_SESSION, _NONE),
     *(None, None, None, _NONE),  # group, groups, user and umask
@@ -47,7 +45,7 @@ def start(
         try:
             descriptors = (stdio[0], _NONE, _NONE, stdio[1], _NONE, stdio[2], listening, errors)
             passed = tuple(sorted({*inherited, errors}))
-            program = (argv, _candidates(argv[0], env), *_CLOSE, passed, cwd, _block(env))
+            program = (argv, _candidates(argv[0], env), _CLOSE_OTHERS, passed, cwd, _block(env))
             pid = fork_exec(*program, *descriptors, *_AS_WE_ARE)
         finally:
             os.close(errors)

@@ -249,7 +249,8 @@ async def test_the_memory_of_a_process_that_is_smaller_than_its_worker() -> None
 
 async def test_the_kernel_takes_the_task_before_its_worker() -> None:
     """When memory runs out, a task is offered first, and all that it starts."""
-    result = await shell("read _; sh -c 'cat /proc/self/oom_score_adj'", stdin="go\n").to_its_end()
+    until_offered = "until read score < /proc/$$/oom_score_adj && [ $score = 500 ]; do :; done"
+    result = await shell(f"{until_offered}; sh -c 'cat /proc/self/oom_score_adj'").to_its_end()
     assert result.output == "500\n"
 
 
