@@ -95,6 +95,14 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 _DEFAULT_RUNNER = RunnerConfig()
 
 
+class Setting(NamedTuple):
+    """A key, its value, and the file or variable that it came from; None for a default."""
+
+    key: str
+    value: object
+    origin: str | None
+
+
 class _Given(NamedTuple):
     value: object
     origin: str
@@ -119,13 +127,14 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
         raise ConfigError(str(error)) from None
 
 
-def sources(path: Path | None, environ: Mapping[str, str]) -> dict[str, str]:
-    """Return which file or variable each value of `load` came from, by dotted key; the others are defaults.
+def settings(path: Path | None, environ: Mapping[str, str]) -> list[Setting]:
+    """Return every value of `load`, the sections of categories included, and where it came from.
 
     Raises:
         ConfigError: as `load`.
     """
-    return {_dotted(key): given.origin for key, given in _gather(path, environ).items()}
+    origins = {key: given.origin for key, given in _gather(path, environ).items()}
+    return [Setting(_dotted(key), value, origins.get(key)) for key, value in _values(load(path, environ))]
 
 
 def _gather(path: Path | None, environ: Mapping[str, str]) -> dict[_Key, _Given]:
@@ -333,6 +342,17 @@ def _keys(type_: Any, above: _Key = ()) -> Iterator[tuple[_Key, Any]]:
             yield from _keys(each.type, (*above, each.name))
     else:
         yield above, type_
+
+
+def _values(value: object, above: _Key = ()) -> Iterator[tuple[_Key, object]]:
+    if isinstance(value, Struct):
+        for name in value.__struct_fields__:
+            yield from _values(getattr(value, name), (*above, name))
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _values(inner, (*above, name))
+    else:
+        yield above, value
 
 
 def _variable(key: _Key) -> str:

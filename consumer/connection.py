@@ -250,7 +250,7 @@ class Connection:
         client = SturdyClient()
         connecting = asyncio.ensure_future(self._open_client(client))
         done, _ = await asyncio.wait({connecting}, timeout=self._options.timeout)
-        servers = ", ".join(_without_credentials(server) for server in self._options.servers)
+        servers = ", ".join(without_credentials(server) for server in self._options.servers)
         if not done:
             connecting.cancel()
             raise ConnectError(f"no answer from {servers} within {self._options.timeout:g} s{self._because()}")
@@ -416,6 +416,7 @@ def _in_words(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def _without_credentials(server: str) -> str:
+def without_credentials(server: str) -> str:
+    """Return a server's URL without its user and password."""
     scheme, separator, rest = server.rpartition("://")
     return f"{scheme}{separator}{rest.rpartition('@')[2]}"

@@ -48,6 +48,7 @@ COMMANDS: Final = {
     "ls": "List tasks, newest first.",
     "events": "Print tasks' events as they come.",
     "schema": "Print the JSON Schema of task, result, event or control.",
+    "config": "Print the configuration in force, and where it came from.",
     "doctor": "Check the server, the streams and this machine.",
 }
 

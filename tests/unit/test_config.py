@@ -1,13 +1,13 @@
 """The configuration: which file is read, what variables change, and errors that say what is wrong and where."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 from msgspec import Struct, structs
 
-from consumer.config import Config, NatsConfig, RunnerConfig, WorkerConfig, load, sources
+from consumer.config import Config, NatsConfig, RunnerConfig, WorkerConfig, load, settings
 from consumer.errors import ConfigError
 from schemas import Duration, Limits, Size
 
@@ -28,13 +28,30 @@ def written(text: str, name: str = "my.toml") -> Path:
 
 
 def problem(path: Path | None = None, **environ: str) -> str:
-    """Return what `load` complains about, and check that `sources` agrees."""
+    """Return what `load` complains about, and check that `settings` agrees."""
     with pytest.raises(ConfigError) as caught:
         load(path, environ)
     with pytest.raises(ConfigError) as again:
-        sources(path, environ)
+        settings(path, environ)
     assert str(again.value) == str(caught.value)
     return str(caught.value)
+
+
+def origins(path: Path | None, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return where the values came from that are no defaults."""
+    return {each.key: each.origin for each in settings(path, environ) if each.origin is not None}
+
+
+def test_settings() -> None:
+    """Every key has its value in force, and where it came from."""
+    path = written("[nats]\nreplicas = 3\n[runners.my-own]\nallow = ['a']")
+    known = {each.key: each[1:] for each in settings(path, {"JETRUNNER_PROFILE": "strict"})}
+    assert known["nats.replicas"] == (3, "my.toml")
+    assert known["profile"] == ("strict", "JETRUNNER_PROFILE")
+    assert known["worker.keeper"] == (True, None)
+    assert known["runners.my-own.allow"] == (("a",), "my.toml")
+    assert known["runners.my-own.max_concurrency"] == (8, None)
+    assert set(keys_of(Config)) <= {*known}
 
 
 def keys_of(section: type[Struct], above: str = "") -> Iterator[str]:
@@ -52,7 +69,7 @@ def keys_of(section: type[Struct], above: str = "") -> Iterator[str]:
 def test_without_file_and_variables_everything_has_its_default() -> None:
     """Nothing has to be configured."""
     assert load(None, NO_VARIABLES) == Config()
-    assert sources(None, NO_VARIABLES) == {}
+    assert origins(None, NO_VARIABLES) == {}
 
 
 def test_the_named_file_wins_over_the_variable_and_the_usual_file() -> None:
@@ -233,7 +250,7 @@ def test_a_variable_is_read_as_its_key_wants(name: str, text: str, key: str, val
     for part in key.split("."):
         found = getattr(found, part)
     assert found == value
-    assert sources(None, environ) == {key: f"JETRUNNER_{name}"}
+    assert origins(None, environ) == {key: f"JETRUNNER_{name}"}
 
 
 def test_every_key_has_its_variable() -> None:
@@ -251,7 +268,7 @@ def test_a_variable_wins_over_the_file() -> None:
     path = written("[nats]\nurl = 'nats://file'\nreplicas = 3\n[worker]\ngrace = 1")
     environ = {"JETRUNNER_NATS_URL": "nats://variable", "PATH": "/bin"}
     assert load(path, environ).nats == NatsConfig(url="nats://variable", replicas=3)
-    assert sources(path, environ) == {
+    assert origins(path, environ) == {
         "nats.url": "JETRUNNER_NATS_URL",
         "nats.replicas": "my.toml",
         "worker.grace": "my.toml",
@@ -283,7 +300,7 @@ def test_an_empty_variable_takes_an_optional_value_back() -> None:
 def test_the_longest_known_key_of_a_category_wins(name: str, key: str) -> None:
     """What is left of the name is the category, in lower case."""
     environ = {f"JETRUNNER_RUNNERS_{name}": "7"}
-    assert sources(None, environ) == {f"runners.{key}": f"JETRUNNER_RUNNERS_{name}"}
+    assert origins(None, environ) == {f"runners.{key}": f"JETRUNNER_RUNNERS_{name}"}
     assert set(load(None, environ).runners) == {key.partition(".")[0]}
 
 
