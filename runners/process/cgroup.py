@@ -2,7 +2,7 @@
 
 The groups lie in the one that this process was started in, if it may divide it: as root, or where it was delegated to
 us (cgroups(7), and https://systemd.io/CGROUP_DELEGATION). A group that has controllers for its children must hold no
-process itself; so we move, with our keeper, into a child of our own first.
+process itself; so we move, with our keeper and all that runs already, into a child of our own first.
 """
 
 import functools
@@ -15,6 +15,8 @@ from typing import Final, Self
 
 import anyio
 
+from .keeper import descendants
+
 CONTROLLERS: Final = ("memory", "pids", "cpu")
 """Those that limit anything a task may ask for."""
 END_WINDOW: Final = 10.0
@@ -24,6 +26,7 @@ _PREFIX: Final = "jetrunner-"
 _FIRST_PAUSE: Final = 0.001
 _LONGEST_PAUSE: Final = 0.05
 _REMOVALS: Final = 8
+_MOVES: Final = 16
 _OPTIONAL: Final = frozenset({"memory.swap.max"})
 """Missing where the kernel does not account for swap: then there is none to limit."""
 
@@ -165,12 +168,24 @@ def _is_inner(path: Path) -> bool:
 
 
 def _move_out(path: Path) -> None:
-    """Move this process and its keeper into a group of their own."""
+    """Move our processes into a group of their own, until those they start meanwhile have followed.
+
+    They are this one, its keeper, and what both have started: tasks that need no group, an embedded server.
+    """
+    own = path / _OWN
     with suppress(OSError):
-        own = path / _OWN
         own.mkdir(exist_ok=True)
-        for pid in (os.getpid(), *_keeper()):
-            _write(own / "cgroup.procs", str(pid))
+    for _ in range(_MOVES):
+        left = _processes(path) & {pid for root in (os.getpid(), *_keeper()) for pid in (root, *descendants(root))}
+        if not left:
+            return
+        for pid in left:
+            with suppress(OSError):  # it may have ended
+                _write(own / "cgroup.procs", str(pid))
+
+
+def _processes(path: Path) -> set[int]:
+    return {int(pid) for pid in _words(path / "cgroup.procs")}
 
 
 def _keeper() -> list[int]:

@@ -3,10 +3,12 @@
 import os
 import resource
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any, Final
 
 import anyio
@@ -552,6 +554,19 @@ async def test_cpu_time_that_is_not_minded() -> None:
     assert (result.error_code, result.signal) == ("cpu_limit", "SIGKILL")
 
 
+def test_cpu_time_before_the_command() -> None:
+    """What a slow machine needs to confine a process is not charged to the task."""
+    program = """
+import resource, time
+from runners.process.confine import _limit
+while time.process_time() < 1.6: pass
+_limit(["CPU=5:6"])
+print(*resource.getrlimit(resource.RLIMIT_CPU))
+"""
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE, check=True)
+    assert told.stdout in {"7 8\n", "8 9\n"}
+
+
 async def test_a_signal_that_has_another_cause() -> None:
     """SIGKILL from elsewhere is just a signal, CPU limit or not."""
     result = await shell("kill -9 $$", Limits(cpu_seconds=1)).to_its_end()
@@ -606,6 +621,47 @@ async def test_too_much_memory_for_a_cgroup(by: str) -> None:
     result = await shell(script, Limits(memory=Size(64 * MIB))).to_its_end()
     assert (result.error_code, result.exit_code, termination(result).cause) == ("oom_killed", 137, Cause.OOM)
     assert result.limits == {"memory": AppliedLimit(requested=64 * MIB, enforced_by="cgroup2")}
+
+
+BUSY: Final = """
+import subprocess
+from runners.process.cgroup import Division, _move_out, own_group
+input()
+path, program = own_group(), ["sh", "-c", "sleep 600 & wait"]
+children = [subprocess.Popen(program, stdout=subprocess.DEVNULL) for _ in range(3)]
+_move_out(path)
+print((path / "cgroup.procs").read_text().split(), len((path / "worker/cgroup.procs").read_text().split()) >= 4)
+print(sorted(Division.of(path).controllers))
+"""
+"""Divides its group while there are other processes in it, which it has started."""
+
+
+@pytest.mark.skipif(division() is None, reason="needs a cgroup of version 2 that we may divide")
+def test_a_group_that_is_busy_already() -> None:
+    """What runs when the first task needs a group, such as tasks without limits, does not keep it from having one."""
+    divided = division()
+    assert divided is not None
+    group = divided.make({})
+    try:
+        with subprocess.Popen([sys.executable, "-c", BUSY], stdin=PIPE, stdout=PIPE, text=True) as process:
+            (group.path / "cgroup.procs").write_text(str(process.pid))
+            told, _ = process.communicate("go\n", timeout=PATIENCE)
+    finally:
+        assert anyio.run(group.end)
+        assert anyio.run(group.remove)
+    assert told.splitlines() == ["[] True", str(sorted(CONTROLLERS))]
+
+
+@pytest.mark.skipif("cpu" not in CONTROLLERS, reason="needs the cpu controller of cgroup v2")
+async def test_a_share_of_the_cpus() -> None:
+    """A task that may use a tenth of a CPU is held back by the kernel when it wants more."""
+    divided = division()
+    assert divided is not None
+    group = f"{divided.path}/$(basename $(cut -d: -f3 /proc/self/cgroup))"
+    script = f"cat {group}/cpu.max; until grep -q 'nr_throttled [1-9]' {group}/cpu.stat; do :; done; echo held back"
+    result = await shell(script, Limits(cpus=0.1)).to_its_end()
+    assert result.output == "10000 100000\nheld back\n"
+    assert result.limits == {"cpus": AppliedLimit(requested=0.1, enforced_by="cgroup2")}
 
 
 class GroupedRunner(CommandRunner):

@@ -226,6 +226,7 @@ def groups(parent: Path) -> set[str]:
 def test_a_division(parent: KernelPath) -> None:
     """We move out of our group, and its children get the controllers that the kernel grants."""
     (parent / "granted").write_text("memory pids hugetlb\n")
+    (parent / "cgroup.procs").write_text(f"{os.getpid()}\n")
     divided = Division.of(parent)
     assert divided is not None
     assert divided.controllers == {"memory", "pids"}
