@@ -326,7 +326,10 @@ class Connection:
                 await self._client.flush(timeout=2)
         except (nats.errors.Error, TimeoutError) as error:
             logger.debug("the last flush failed: %s", error)
-        await self._client.close()
+        try:
+            await self._client.close()
+        except OSError as error:  # the server went at the same moment
+            logger.debug("the connection was lost before it was closed: %s", error)
 
     async def _on_error(self, error: Exception) -> None:
         self._last_error = _in_words(error)
