@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from runners.spool import Spool
 from schemas import EventType, Result, Status
@@ -17,6 +17,17 @@ from .results import Results
 from .whole import WholeOutputs
 
 logger = logging.getLogger(__name__)
+
+
+class Run(Protocol):
+    """What a task that has run leaves beside its Result."""
+
+    @property
+    def spools(self) -> Mapping[str, Spool]:
+        """Its output, as far as it was spooled."""
+
+    async def output_stored(self) -> None:
+        """Return once followers can read its output, or after a while."""
 
 
 class Conclusions:
@@ -40,14 +51,14 @@ class Conclusions:
         self._outbox = outbox
 
     async def conclude(
-        self, request: TaskRequest, result: Result, *, buried: bool, spools: Mapping[str, Spool]
+        self, request: TaskRequest, result: Result, *, buried: bool, run: Run | None = None
     ) -> Result:
         """Store a Result, unless someone else's came first, tell of the one that counts, and return it.
 
         Tries until the server has it; meanwhile the Result is safe from our own end.
         """
         async with self._outbox.keeping(request, result, buried=buried):
-            stored, is_ours = await self._store(request, result, spools, buried=buried)
+            stored, is_ours = await self._store(request, result, run, buried=buried)
         if is_ours:
             self._tell(request, stored, buried=buried)
         self._results.answer(stored, request.reply_to, request.content_type)
@@ -62,13 +73,15 @@ class Conclusions:
 
     async def finish(self, request: TaskRequest, result: Result, *, buried: bool) -> None:
         """Finish a task whose worker is dead, and has left its Result on disk."""
-        await self.conclude(request, result, buried=buried, spools={})
+        await self.conclude(request, result, buried=buried)
         self._connection.send(request.delivery, ACK)
 
     async def _store(
-        self, request: TaskRequest, result: Result, spools: Mapping[str, Spool], *, buried: bool
+        self, request: TaskRequest, result: Result, run: Run | None, *, buried: bool
     ) -> tuple[Result, bool]:
-        result = await self._whole.keep(result, spools)
+        result = await self._whole.keep(result, run.spools if run is not None else {})
+        if run is not None:
+            await run.output_stored()
         if buried:
             await self._dead.keep(request, result)
         return await self._results.save(result)

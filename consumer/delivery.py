@@ -204,8 +204,8 @@ class Delivery:
     async def _finish(self, result: Result, *, buried: bool) -> None:
         if self.request.first_error is not None:
             result = structs.replace(result, degraded=True, first_error=self.request.first_error)
-        spools = self.execution.spools if self.execution is not None else {}
-        stored = await self._services.conclusions.conclude(self.request, result, buried=buried, spools=spools)
+        conclusions = self._services.conclusions
+        stored = await conclusions.conclude(self.request, result, buried=buried, run=self.execution)
         if self.request.task.cache is not None:
             await self._services.cache.keep(self.request.task, stored)
         self.lease.settle()

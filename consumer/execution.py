@@ -16,7 +16,7 @@ from schemas import Cause, Control, EventType, Result, Status, Task, Verb
 
 from .events import Events
 from .lease import Lease
-from .output import OutputLog, OutputPublisher
+from .output import OutputLog, OutputPublisher, close_all
 from .request import TaskRequest
 from .services import Services
 from .unstarted import refused
@@ -32,6 +32,8 @@ class TaskReporter:
         self._events = events
         self._output = output
         self._log: OutputLog | None = None
+        self.spools: Mapping[str, Spool] = {}
+        """What the runner spools of its output."""
 
     def started(self, data: Mapping[str, Any]) -> None:
         """Publish the start."""
@@ -55,10 +57,22 @@ class TaskReporter:
         if self._log is not None:
             self._log.finish()
 
+    async def wait_stored(self) -> None:
+        """Wait until the output has been stored, for as long as a Result may."""
+        if self._log is not None:
+            await self._log.wait_patiently()
+
+    def close(self) -> None:
+        """Let go of what was spooled, once it is stored."""
+        if self._log is not None:
+            self._log.close()
+        else:
+            close_all(self.spools)
+
     def _open(self) -> OutputLog:
         """Return the output's log: a process may write before it is known to have started."""
         if self._log is None:
-            self._log = self._output.open(self._request.task_id, self._request.attempt)
+            self._log = self._output.open(self._request.task_id, self._request.attempt, self.spools)
         return self._log
 
 
@@ -93,14 +107,17 @@ class Execution:
             self.ended.set()
 
     @property
-    def spools(self) -> dict[str, Spool]:
-        """What was spooled of the output, to be kept whole or closed."""
-        return self._runner.spools if self._runner is not None else {}
+    def spools(self) -> Mapping[str, Spool]:
+        """What was spooled of the output, to be kept whole."""
+        return self._reporter.spools
+
+    async def output_stored(self) -> None:
+        """Wait until followers can read the output, for as long as the Result may wait for that."""
+        await self._reporter.wait_stored()
 
     def close(self) -> None:
-        """Let go of what was spooled."""
-        for spool in self.spools.values():
-            spool.close()
+        """Let go of what was spooled, once its followers can read it."""
+        self._reporter.close()
 
     def control(self, verb: Verb, control: Control) -> None:
         """Stop or kill the task; before its start, it never starts."""
@@ -143,6 +160,7 @@ class Execution:
     def _make_runner(self, registry: Registry) -> Runner[Any]:
         task, category = self.request.task, self.request.category
         runner = registry.create(category)
+        self._reporter.spools = runner.spools
         if self.request.error is not None:
             raise self.request.error
         runner.context = self._context(task)

@@ -1,7 +1,8 @@
 """Follows one task: its events, its output in order, and at last its Result, from the start or from wherever it is.
 
-Output may be stored out of order and by several runs, and its end before it; here a run's streams come out in the order
-of their bytes, a run that was superseded says no more, and what never came is taken from the Result.
+Output may be stored out of order and by several runs; here a run's streams come out in the order of their bytes, a run
+that was superseded says no more, and what never came is taken from the Result. A stream's end, if it comes, comes last:
+what is missing then never will.
 """
 
 import asyncio
@@ -22,8 +23,8 @@ from .message import header
 from .output import ATTEMPT, END, INSTANCE, OFFSET
 from .tail import Tail
 
-GAP_PATIENCE: Final = 2.0
-"""Seconds without news that a missing piece of output is waited for."""
+GAP_PATIENCE: Final = 10.0
+"""Seconds without news that a missing piece of output is waited for: it is sent again after some 5 s."""
 STALL: Final = 10.0
 """Seconds without news after which a stream that is not read to its end is given up, once the Result is there."""
 SETTLED: Final = 60.0
@@ -79,18 +80,15 @@ class OutputAssembler:
         run = _Run(_number(headers, ATTEMPT) or 1, header(headers, INSTANCE) or "")
         if stream not in STREAMS or not self._is_current(run):
             return []
-        if header(headers, END) is None:  # an end says nothing: it may overtake the pieces before it
-            self._early[stream][_number(headers, OFFSET)] = message.data
+        if header(headers, END) is not None:
+            self._ended.add(stream)
+            return self._rest_of(stream)
+        self._early[stream][_number(headers, OFFSET)] = message.data
         return self._ready(stream)
 
     def bridge(self) -> list[OutputChunk]:
         """Return what waits behind the first gap of each stream."""
-        return [
-            chunk
-            for stream in STREAMS
-            if self._early[stream]
-            for chunk in self._take(stream, min(self._early[stream])) + self._ready(stream)
-        ]
+        return [chunk for stream in STREAMS if self._early[stream] for chunk in self._bridge(stream)]
 
     def is_complete(self, result: Result) -> bool:
         """Tell whether all output of the run that came to a Result has been read."""
@@ -98,17 +96,15 @@ class OutputAssembler:
         if not any(sizes.values()):
             return True
         is_its_run = self._run is not None and self._run.is_of(result)
-        return is_its_run and all(self._next[stream] >= size for stream, size in sizes.items())
+        return is_its_run and all(stream in self._ended or self._next[stream] >= size for stream, size in sizes.items())
 
     def finish(self, result: Result) -> list[OutputChunk]:
         """Return all that waits, and what the Result has of the rest."""
         if self._run is not None and not self._run.is_of(result):
             self._begin(_Run(result.attempt, result.worker))
         chunks: list[OutputChunk] = []
-        while self.gap:
-            chunks += self.bridge()
         for stream, text, facts in _streams(result):
-            chunks += self._rest(stream, text, facts)
+            chunks += self._rest_of(stream) + self._rest(stream, text, facts)
         return chunks
 
     def _is_current(self, run: _Run) -> bool:
@@ -129,6 +125,17 @@ class OutputAssembler:
     def _forget(self) -> None:
         self._next = dict.fromkeys(STREAMS, 0)
         self._early: dict[str, dict[int, bytes]] = {stream: {} for stream in STREAMS}
+        self._ended: set[str] = set()
+
+    def _bridge(self, stream: str) -> list[OutputChunk]:
+        return self._take(stream, min(self._early[stream])) + self._ready(stream)
+
+    def _rest_of(self, stream: str) -> list[OutputChunk]:
+        """Return all that waits, whatever is missing before it."""
+        chunks: list[OutputChunk] = []
+        while self._early[stream]:
+            chunks += self._bridge(stream)
+        return chunks
 
     def _ready(self, stream: str) -> list[OutputChunk]:
         chunks: list[OutputChunk] = []
@@ -219,7 +226,7 @@ class Follower:
             await self._catch_up(tail)
         waiting = not self._is_old
         while waiting and not self._assembler.is_complete(self._result):
-            waiting = await self._news_within(GAP_PATIENCE)
+            waiting = await self._news_within(GAP_PATIENCE) or not self._connection.is_connected
         self._put(self._assembler.finish(self._result))
         self._items.put_nowait(self._result)
         self._items.put_nowait(None)
@@ -230,7 +237,7 @@ class Follower:
         with anyio.move_on_after(GAP_PATIENCE if gap else None) as waiting:
             while self._result is None and self._assembler.gap == gap:
                 await self._news()
-        if waiting.cancelled_caught:
+        if waiting.cancelled_caught and self._connection.is_connected:
             self._put(self._assembler.bridge())
 
     async def _catch_up(self, tail: Tail) -> None:

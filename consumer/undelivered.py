@@ -105,7 +105,7 @@ class Undelivered:
         services = self._services
         if await services.results.load(request.task_id) is None:
             result = undelivered(request, services.worker)
-            await services.conclusions.conclude(request, result, buried=True, spools={})
+            await services.conclusions.conclude(request, result, buried=True)
         try:
             await api(self._connection, f"STREAM.MSG.DELETE.{self._stream}", {"seq": seq, "no_erase": True})
         except JetStreamError as error:

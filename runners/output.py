@@ -76,12 +76,12 @@ class OutputCapture:
         offset = self._total
         self._total += len(chunk)
         self._digest(chunk, offset)
-        if self._feed is not None:
+        if self._spool is not None and self._total > 2 * KEEP:
+            self._spool_on(self._spool, offset, chunk)
+        if self._feed is not None:  # after the spool, from which it may want to read the chunk again
             self._feed(self._stream, offset, chunk)
         if self._excess is not None and self._total > self._excess.limit:
             self._excess.report()
-        if self._spool is not None and self._total > 2 * KEEP:
-            self._spool_on(self._spool, offset, chunk)
         self._keep(chunk)
 
     @property

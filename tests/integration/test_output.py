@@ -4,13 +4,16 @@ import hashlib
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 from nats.aio.msg import Msg
 
+from consumer.backlog import PIECE, WINDOW
 from consumer.connection import Connection
-from consumer.output import MAX_UNDER_WAY, MAX_UNSTORED, PIECE, OutputPublisher
-from schemas import Status, Subjects
-from tests.integration.conftest import PATIENCE, Probe, Server, Site
+from consumer.output import MAX_LINGERING, MAX_UNDER_WAY, OutputPublisher
+from runners.spool import Spool
+from schemas import Subjects
+from tests.integration.conftest import PATIENCE, Probe, Site
 
 pytestmark = pytest.mark.anyio
 
@@ -67,6 +70,7 @@ async def test_headers(site: Site) -> None:
         (end,) = [message for message in messages if has_ended([message])]
         assert (end.data, (end.headers or {})["Jetrunner-End"], number(end, "Jetrunner-Offset")) == (b"", "1", size)
         assert max(len(message.data) for message in messages) <= 16 * 1024
+        assert has_ended(messages[-1:])
 
 
 async def test_a_task_without_output(site: Site, probe: Probe) -> None:
@@ -96,30 +100,6 @@ async def test_all_of_a_long_output(site: Site) -> None:
     data = text_of([message for message in stored if message.data])
     assert data == "".join(f"line {line}\n" for line in range(20_000)).encode()
     assert result.streams.stdout.sha256 == hashlib.sha256(data).hexdigest()
-
-
-async def test_output_never_waits_for_nats(server: Server, own_site: Site, tmp_path: Path) -> None:
-    """A task that prints a lot while the server stands still runs to its end; its Result knows every byte."""
-    ended = anyio.Path(tmp_path / "ended")
-    script = f"until test -e {tmp_path}/go; do sleep 0.01; done; head -c 20000000 /dev/zero; touch {ended}"
-    started = await own_site.listen(own_site.subjects.event("a", "started"))
-    async with own_site.worker():
-        await own_site.submit("command", "a", command="/bin/sh", args=["-c", script])
-        await started.count(1)
-        server.freeze()
-        (tmp_path / "go").touch()
-        with anyio.fail_after(PATIENCE):
-            while not await ended.exists():  # noqa: ASYNC110 - a file sends no event
-                await anyio.sleep(0.01)
-        server.wake()
-        result = await own_site.result("a")
-        await own_site.settled()
-    assert (result.status, result.streams.stdout.bytes) == (Status.SUCCESS, 20_000_000)
-    assert await own_site.results() == 1
-    stored = await own_site.stored(own_site.subjects.output_stream, own_site.subjects.output("a", "stdout"))
-    (end,) = [message for message in stored if has_ended([message])]
-    assert number(end, "Jetrunner-Offset") == 20_000_000
-    assert sum(len(message.data) for message in stored) < 20_000_000
 
 
 async def test_output_that_finds_no_store(site: Site) -> None:
@@ -158,10 +138,30 @@ async def test_memory_is_bounded() -> None:
     async with anyio.create_task_group() as tasks:
         publisher = OutputPublisher(connection, Subjects(), tasks, "w")
         for number in range(200):
-            log = publisher.open(f"t{number}", 1)
-            for offset in range(0, 2 * MAX_UNSTORED, 65536):
+            log = publisher.open(f"t{number}", 1, {})
+            for offset in range(0, 2 * WINDOW, 65536):
                 log.feed("stdout", offset, bytes(65536))
             log.finish()
         await anyio.wait_all_tasks_blocked()
-        assert MAX_UNSTORED // PIECE < away.waiting <= MAX_UNDER_WAY
+        assert WINDOW // PIECE < away.waiting == MAX_UNDER_WAY
         tasks.cancel_scope.cancel()
+
+
+async def test_spools_of_many_ended_runs() -> None:
+    """The output of ended runs goes on from their spools, but only that of so many; none stays open for ever."""
+    connection: Connection = Away()  # type: ignore[assignment]
+    async with anyio.create_task_group() as tasks:
+        publisher = OutputPublisher(connection, Subjects(), tasks, "w")
+        spools = [Spool(WINDOW) for _ in range(MAX_LINGERING + 3)]
+        for number, spool in enumerate(spools):
+            log = publisher.open(f"t{number}", 1, {"stdout": spool})
+            spool.write(bytes(WINDOW))
+            log.feed("stdout", 0, bytes(WINDOW))
+            log.finish()
+            log.close()
+        with anyio.fail_after(PATIENCE):
+            while any(spool.read(0, 1) for spool in spools[:3]):
+                await anyio.lowlevel.checkpoint()
+        assert all(spool.read(0, 1) for spool in spools[3:])
+        tasks.cancel_scope.cancel()
+    assert not any(spool.read(0, 1) for spool in spools)

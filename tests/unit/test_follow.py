@@ -121,12 +121,30 @@ def test_a_piece_that_comes_after_its_gap_was_bridged_is_left_out() -> None:
     assert assembler.add(piece(0, b"ab")) == []
 
 
-def test_an_end_that_overtakes_the_last_pieces_loses_none() -> None:
-    """Ends are sent once and pieces until they are stored, so an end may come first."""
+def test_an_end_tells_that_nothing_more_comes() -> None:
+    """It is stored last: what is missing then is lost, and what waits behind it does not wait any longer."""
     assembler = OutputAssembler()
-    chunks = read(assembler, [piece(2, b"cd"), end(6), piece(0, b"ab"), piece(4, b"ef")])
-    assert text(chunks) == b"abcdef"
-    assert [chunk.lost for chunk in chunks] == [0, 0, 0]
+    chunks = read(assembler, [piece(2, b"cd"), piece(6, b"gh"), piece(3, b"!", stream="stderr"), end(9)])
+    assert [(chunk.data, chunk.offset, chunk.lost) for chunk in chunks] == [(b"cd", 2, 2), (b"gh", 6, 2)]
+    assert assembler.gap == (0,)
+
+
+def test_output_is_complete_when_it_has_ended() -> None:
+    """Although not all of it came: what lies beyond its limit never does."""
+    assembler = OutputAssembler()
+    whole = truncated(b"", 100)
+    assembler.add(piece(0, b"ab"))
+    assert not assembler.is_complete(whole)
+    assembler.add(end(100))
+    assert assembler.is_complete(whole)
+    assert assembler.finish(whole) == [OutputChunk(stream="stdout", data=b"", offset=100, lost=98)]
+
+
+def test_the_end_of_a_superseded_run_is_not_that_of_the_next() -> None:
+    """Each run has its own."""
+    assembler = OutputAssembler()
+    read(assembler, [piece(0, b"ab"), end(2), piece(2, b"c", attempt=2)])
+    assert assembler.gap == (0,)
 
 
 def test_output_is_complete_when_both_streams_have_all_their_bytes() -> None:
@@ -238,13 +256,13 @@ def test_messages_without_our_headers_are_a_run_of_their_own() -> None:
 
 @given(st.binary(max_size=60), st.data())
 def test_all_bytes_come_in_order_however_they_are_stored(data: bytes, choose: st.DataObject) -> None:
-    """Any cut, any order, any repetition, an end anywhere: the output is that of the task."""
+    """Any cut, any order, any repetition, and the end last: the output is that of the task."""
     cuts = sorted(choose.draw(st.sets(st.integers(1, max(len(data) - 1, 1)), max_size=8)))
     edges = [0, *(cut for cut in cuts if cut < len(data)), len(data)]
     pieces = [piece(start, data[start:stop]) for start, stop in pairwise(edges) if start < stop]
     again = choose.draw(st.lists(st.sampled_from(pieces), max_size=4)) if pieces else []
     assembler = OutputAssembler()
-    chunks = read(assembler, choose.draw(st.permutations([*pieces, *again, end(len(data))])))
+    chunks = read(assembler, [*choose.draw(st.permutations([*pieces, *again])), end(len(data))])
     assert text(chunks) == data
     assert sum(chunk.lost for chunk in chunks) == 0
     assert assembler.finish(result(streams=Streams(stdout=StreamOutput(bytes=len(data))))) == []

@@ -43,3 +43,31 @@ def test_it_can_be_read_twice() -> None:
     spool.write(b"abc")
     assert list(spool.pieces()) == list(spool.pieces()) == [b"abc"]
     spool.close()
+
+
+def test_it_can_be_read_anywhere_while_it_grows() -> None:
+    """A reader that is behind gets what is there, and nothing once it is closed."""
+    spool = Spool(10)
+    assert spool.read(0, 5) == b""
+    spool.write(b"abc")
+    assert (spool.read(1, 5), spool.read(3, 5)) == (b"bc", b"")
+    spool.write(memoryview(b"defghijkl"))
+    assert (spool.read(2, 4), spool.read(8, 5), spool.size) == (b"cdef", b"ij", 10)
+    spool.close()
+    assert spool.read(0, 5) == b""
+
+
+def test_what_is_handed_on_has_been_spooled() -> None:
+    """Whoever is told of bytes that a Result does not hold can read them again at once."""
+    spool = Spool(4 * KEEP)
+    read: list[bytes] = []
+
+    def feed(_stream: str, offset: int, chunk: bytes | memoryview) -> None:
+        read.append(spool.read(offset, len(chunk)))
+
+    capture = OutputCapture("stdout", feed, spool=spool)
+    chunks = [b"a" * 2 * KEEP, b"b" * KEEP, b"c" * 2 * KEEP]
+    for chunk in chunks:
+        capture.write(chunk)
+    assert read == [b"", b"b" * KEEP, b"c" * KEEP]
+    spool.close()
