@@ -50,9 +50,7 @@ class Conclusions:
         self._events = events
         self._outbox = outbox
 
-    async def conclude(
-        self, request: TaskRequest, result: Result, *, buried: bool, run: Run | None = None
-    ) -> Result:
+    async def conclude(self, request: TaskRequest, result: Result, *, buried: bool, run: Run | None = None) -> Result:
         """Store a Result, unless someone else's came first, tell of the one that counts, and return it.
 
         Tries until the server has it; meanwhile the Result is safe from our own end.
