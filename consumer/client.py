@@ -97,18 +97,19 @@ class Client:
         self._connection = connection
         self._subjects = subjects
 
-    async def submit(self, category: str, task: Task) -> str:
-        """Publish a task and return its id, once the server has stored it.
+    async def submit(self, category: str, task: Task, headers: Headers | None = None) -> str:
+        """Publish a task and return its id, once the server has stored it; `headers` say in which form, too.
 
         Raises:
+            SchemaError: the headers name a form that there is not.
             ConfigError: the task is larger than the server takes.
             TopologyError: there is no stream for tasks.
             ConnectError: the server has not stored it in time; it still may.
             JetStreamError: the server refuses it for good.
         """
         task_id = task.id or new_task_id()
-        payload = encode(structs.replace(task, id=task_id))
-        headers = {"Nats-Msg-Id": task_id}
+        payload = encode(structs.replace(task, id=task_id), ContentType.parse(header(headers, "Content-Type")))
+        headers = {**(headers or {}), "Nats-Msg-Id": task_id}
         if (size := message_size(payload, headers)) > self._connection.max_payload:
             most = self._connection.max_payload
             raise ConfigError(f"the task has {size} bytes, but the server takes {most} at most")
@@ -292,6 +293,11 @@ def read_event(message: StoredMessage) -> Event | None:
     return event if event.time.tzinfo is not None else None
 
 
+def derived_id(message: StoredMessage) -> str:
+    """Return the id of a task that brought none (contract section 2)."""
+    return f"s{message.seq}-{(message.stored - _EPOCH) // timedelta(milliseconds=1)}"
+
+
 def _task_id(message: StoredMessage) -> str:
     """Return a queued task's id, as its worker will read it (contract section 2)."""
     headers = message.headers
@@ -302,4 +308,4 @@ def _task_id(message: StoredMessage) -> str:
     for name in (header(headers, TASK_ID), fields.get("id"), header(headers, "Nats-Msg-Id")):
         if isinstance(name, str) and is_task_id(name):
             return name
-    return f"s{message.seq}-{(message.stored - _EPOCH) // timedelta(milliseconds=1)}"
+    return derived_id(message)

@@ -6,7 +6,7 @@ This limits damage; it is no boundary: a task that means to tell a secret can.
 import base64
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final, Self
 from urllib.parse import quote
 
@@ -35,8 +35,7 @@ class Secrets:
     @classmethod
     def of(cls, task: Task) -> Self:
         """Return a task's secrets: all of `secret_env`, and what `env` names like one."""
-        named = [value for name, value in task.env.items() if _SECRET_NAME.fullmatch(name)]
-        return cls([*task.secret_env.values(), *named])
+        return cls([*task.secret_env.values(), *named_like_secrets(task.env).values()])
 
     def __bool__(self) -> bool:
         return bool(self._needles)
@@ -54,6 +53,11 @@ class Secrets:
     def held_back(self, data: bytes) -> int:
         """Return how many of the last bytes might be the beginning of a secret."""
         return max((_overlap(data, needle) for needle in self._needles), default=0)
+
+
+def named_like_secrets(env: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables whose names say that their values are secret."""
+    return {name: value for name, value in env.items() if _SECRET_NAME.fullmatch(name)}
 
 
 class Redactor:

@@ -47,6 +47,7 @@ COMMANDS: Final = {
     "kill": "Kill a task at once.",
     "ls": "List tasks, newest first.",
     "events": "Print tasks' events as they come.",
+    "dead": "List, show, retry and remove tasks that were given up.",
     "schema": "Print the JSON Schema of task, result, event or control.",
     "config": "Print the configuration in force, and where it came from.",
     "doctor": "Check the server, the streams and this machine.",

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import pty
 import subprocess
 import sysconfig
 import threading
@@ -199,6 +200,33 @@ def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
 def _drain(worker: Running) -> None:
     for line in _pipe(worker.process.stderr):
         worker.said += line
+
+
+@contextmanager
+def on_terminal(site: Site, *args: str, **environ: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Have a command with a terminal for its standard streams, which is read and written at the other end."""
+    ours, theirs = pty.openpty()
+    environment = {**site.environ, "TERM": "xterm", **environ}
+    process = subprocess.Popen([COMMAND, *args], stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
+    os.close(theirs)
+    try:
+        yield process, ours
+    finally:
+        process.kill()
+        process.wait(PATIENCE)
+        os.close(ours)
+
+
+def read_terminal(terminal: int, text: str | None = None) -> str:
+    """Read what a terminal shows, up to a text or to the end."""
+    shown = b""
+    while text is None or text.encode() not in shown:
+        try:
+            shown += os.read(terminal, 4096)
+        except OSError:  # the other end is closed
+            assert text is None, shown.decode()
+            break
+    return shown.decode().replace("\r\n", "\n")
 
 
 def processes(mark: str) -> list[int]:

@@ -2,14 +2,13 @@
 
 import json
 import os
-import pty
 import re
 import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import pytest
 from consumer.client import Client, whoami
 from consumer.jetstream import api
 from schemas import Cause, Control, Event, EventType, Result, Task, Termination, Verb
-from tests.acceptance.conftest import COMMAND, PATIENCE, Server, Site
+from tests.acceptance.conftest import PATIENCE, Server, Site, on_terminal, read_terminal
 
 ID = re.compile(r"[0-9a-f]{16}")
 WAIT = 'trap "exit 9" TERM; echo begun; read _ <"$0"; echo released; exit "$1"'
@@ -144,33 +143,6 @@ def test_an_interrupt_leaves_the_task_running(site: Site) -> None:
     assert code == 130
     assert running.said.decode().splitlines()[-1] == f"the task goes on: jetrunner follow {task_id}"
     assert kill(site, task_id).status == "canceled"
-
-
-@contextmanager
-def on_terminal(site: Site, *args: str, **environ: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """Have a command with a terminal for its stdout and stderr, which is read at the other end."""
-    ours, theirs = pty.openpty()
-    environment = {**site.environ, "TERM": "xterm", **environ}
-    process = subprocess.Popen([COMMAND, *args], stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
-    os.close(theirs)
-    try:
-        yield process, ours
-    finally:
-        process.kill()
-        process.wait(PATIENCE)
-        os.close(ours)
-
-
-def read_terminal(terminal: int, text: str | None = None) -> str:
-    """Read what a terminal shows, up to a text or to the end."""
-    shown = b""
-    while text is None or text.encode() not in shown:
-        try:
-            shown += os.read(terminal, 4096)
-        except OSError:  # the other end is closed
-            assert text is None, shown.decode()
-            break
-    return shown.decode().replace("\r\n", "\n")
 
 
 def test_on_a_terminal_an_interrupt_asks_first(site: Site) -> None:
