@@ -19,6 +19,8 @@ from schemas.task import Category
 
 from .errors import ConfigError
 
+MAX_ACK_PENDING: Final = 20_000
+"""Tasks of a category that all workers together may have: far more than they take."""
 DEFAULT_FILE: Final = Path("jetrunner.toml")
 FILE_VARIABLE: Final = "JETRUNNER_CONFIG"
 
@@ -64,6 +66,9 @@ class RunnerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """How much of a category runs at once, for how long, and what it may do."""
 
     max_concurrency: Annotated[int, Meta(ge=1, le=10_000)] = 8
+    """Tasks at once on one worker."""
+    max_ack_pending: Annotated[int, Meta(ge=1, le=1_000_000)] = MAX_ACK_PENDING
+    """Tasks at once on all workers together; of the category's consumer, when it is made."""
     default_timeout: Duration = field(default_factory=lambda: Duration(3600))
     max_timeout: Duration = field(default_factory=lambda: Duration(86400))
     resource_limits: Limits = Limits()

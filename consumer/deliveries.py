@@ -11,6 +11,7 @@ from .claims import Holding, Question
 from .delivery import Delivery
 from .execution import Execution
 from .orders import Order, Orders
+from .overview import RunningTask
 from .request import TaskRequest, read_request
 from .services import Services
 
@@ -102,6 +103,13 @@ class Deliveries:
             del self._held[request.task_id]
             self._changed.set()
             self._changed = anyio.Event()
+
+    def running(self) -> list[RunningTask]:
+        """Return the tasks at work here."""
+        return [
+            RunningTask(execution.request.task_id, execution.request.category, execution.since)
+            for execution in self._executions()
+        ]
 
     def _executions(self) -> list[Execution]:
         return [each.execution for each in self._held.values() if each.execution is not None]

@@ -12,7 +12,7 @@ from runners.context import DEFAULT_OUTPUT_LIMIT, Context, Policy
 from runners.errors import InternalError, InvalidTaskError, PolicyDeniedError, RunnerError
 from runners.registry import Registry
 from runners.spool import Spool
-from schemas import Cause, Control, EventType, Result, Status, Task, Verb
+from schemas import Cause, Control, EventType, Result, Status, Task, Verb, utc_now
 
 from .events import Events
 from .lease import Lease
@@ -81,6 +81,8 @@ class Execution:
 
     def __init__(self, request: TaskRequest, services: Services, lease: Lease) -> None:
         self.request = request
+        self.since = utc_now()
+        """When the task came into our hands."""
         self.ended = anyio.Event()
         """Set when the run is over; its Result may still be on its way."""
         self._services = services

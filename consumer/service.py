@@ -7,40 +7,55 @@ that reads the task to say, as with any other.
 
 import asyncio
 import logging
+import os
+import socket
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Final
+from typing import Any, Final
 from uuid import uuid4
 
+import msgspec
 from nats.aio.client import Client
 from nats.micro import add_service
 from nats.micro.request import Request
+from nats.micro.service import EndpointStats
 from nats.micro.service import Service as MicroService
+
+from schemas import utc_now
 
 from .errors import JetStreamError
 from .jetstream import api, publish
 from .message import header
+from .overview import SERVICE, CategoryOverview, Overview
 from .request import REQUEST_REPLY
 from .services import Services
 
-NAME: Final = "jetrunner"
 QUEUE: Final = "run"
 _STOP_WITHIN: Final = 1.0
 """Seconds: a server that is away does not keep us."""
+_MAX_RUNNING: Final = 100
+"""Tasks of a category that the statistics name."""
 _FORWARDED: Final = ("Content-Type", "Reply-To", "traceparent", "tracestate", "baggage")
 
 logger = logging.getLogger(__name__)
 
 
 class Service:
-    """Takes tasks as requests, for the categories of one worker."""
+    """Takes tasks as requests, for the categories of one worker, and tells where the worker is."""
 
-    def __init__(self, services: Services, categories: Sequence[str]) -> None:
+    def __init__(self, services: Services, categories: Sequence[str], overview: Overview) -> None:
         self._connection = services.connection
         self._subjects = services.subjects
-        self._worker = services.worker
         self._categories = categories
         self._tasks = services.tasks
+        self._overview = overview
+        self._metadata = {
+            "worker": services.worker,
+            "host": socket.gethostname(),
+            "pid": str(os.getpid()),
+            "started": utc_now().isoformat(),
+            "prefix": services.subjects.prefix,
+        }
         self._service: MicroService | None = None
 
     async def start(self) -> None:
@@ -52,12 +67,12 @@ class Service:
             logger.debug("the service may not be known yet: %s", error)
 
     async def stop(self) -> None:
-        """Take no more requests."""
+        """Take no more requests; go on telling where the worker is, as long as the connection lasts."""
         service, self._service = self._service, None
         self._categories = ()
         if service is None:
             return
-        stopping = asyncio.ensure_future(service.stop())
+        stopping = asyncio.ensure_future(_close_endpoints(service))
         stopping.add_done_callback(_note)
         await asyncio.wait({stopping}, timeout=_STOP_WITHIN)
 
@@ -66,10 +81,11 @@ class Service:
             return
         self._service = await add_service(
             client,
-            name=NAME,
+            name=SERVICE,
             version=version("jetrunner"),
             description="runs tasks",
-            metadata={"worker": self._worker},
+            metadata=self._metadata,
+            stats_handler=self._describe,
         )
         for category in self._categories:
             await self._service.add_endpoint(
@@ -79,6 +95,21 @@ class Service:
                 handler=self._accept,
                 metadata={"category": category},
             )
+
+    def _describe(self, endpoint: EndpointStats) -> Any:
+        """Return what the statistics say of a category."""
+        overview = self._overview()
+        category = self._subjects.last_token(endpoint.subject)
+        running = sorted((task for task in overview.running if task.category == category), key=lambda task: task.since)
+        described = CategoryOverview(
+            category=category,
+            slots=overview.slots.get(category, 0),
+            busy=len(running),
+            running=tuple(running[:_MAX_RUNNING]),
+            draining=overview.draining,
+            server=self._connection.server,
+        )
+        return msgspec.to_builtins(described)
 
     async def _accept(self, request: Request) -> None:
         self._tasks.start_soon(self._submit, request)
@@ -93,6 +124,13 @@ class Service:
         except (JetStreamError, ValueError) as error:
             logger.warning("a request on %s was not taken: %s", request.subject, error)
             await request.respond_error("500", f"the task was not taken: {error}")
+
+
+async def _close_endpoints(service: MicroService) -> None:
+    """End the requests, and not the discovery, for which nats-py has no way."""
+    for endpoint in service._endpoints:  # noqa: SLF001 - see above
+        if endpoint._subscription is not None:  # noqa: SLF001 - see above
+            await endpoint._subscription.unsubscribe()  # noqa: SLF001 - see above
 
 
 def _note(stopping: "asyncio.Future[None]") -> None:

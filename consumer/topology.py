@@ -3,13 +3,14 @@
 Configurations are the JetStream API's own objects: times in nanoseconds, sizes in bytes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from msgspec import Struct
 
 from schemas import Subjects
 
+from .config import MAX_ACK_PENDING, Config
 from .connection import Connection
 from .errors import JetStreamError, TopologyError
 from .jetstream import NOT_FOUND, api
@@ -28,11 +29,22 @@ _CONSUMER_EXISTS: Final = frozenset({10013, 10148})
 
 
 class Topology(Struct, frozen=True, kw_only=True):
-    """What we need on the server. `ack_wait` is seconds."""
+    """What we need on the server. `ack_wait` is seconds; `max_ack_pending` is by category."""
 
     subjects: Subjects
     replicas: int = 1
     ack_wait: float = 30.0
+    max_ack_pending: Mapping[str, int] = {}
+
+    @classmethod
+    def of(cls, config: Config) -> "Topology":
+        """Return what a configuration asks for."""
+        return cls(
+            subjects=Subjects(config.subject_prefix),
+            replicas=config.nats.replicas,
+            ack_wait=config.nats.ack_wait,
+            max_ack_pending={category: runner.max_ack_pending for category, runner in config.runners.items()},
+        )
 
     def streams(self) -> Iterator[dict[str, Any]]:
         """Yield the configuration of each stream, the bucket's included."""
@@ -72,7 +84,7 @@ class Topology(Struct, frozen=True, kw_only=True):
             "deliver_policy": "all",
             "replay_policy": "instant",
             "max_deliver": MAX_DELIVER,
-            "max_ack_pending": 20_000,
+            "max_ack_pending": self.max_ack_pending.get(category, MAX_ACK_PENDING),
             "max_waiting": 512,
         }
 

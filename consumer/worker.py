@@ -35,6 +35,7 @@ from .lease import Leases
 from .objects import Objects
 from .outbox import PATIENCE, Outbox
 from .output import OutputPublisher
+from .overview import WorkerOverview
 from .request import TaskRequest, read_request
 from .requeue import Requeue
 from .results import Results
@@ -69,7 +70,7 @@ class Worker:
         self._registry = registry
         self._keeper = keeper
         self._subjects = Subjects(config.subject_prefix)
-        self._topology = Topology(subjects=self._subjects, replicas=config.nats.replicas, ack_wait=config.nats.ack_wait)
+        self._topology = Topology.of(config)
         self._categories = _categories(config, registry)
         self._draining = anyio.Event()
         self._hurried = anyio.Event()
@@ -131,7 +132,7 @@ class Worker:
             await services.output.wait_stored()
 
     async def _take_tasks(self, services: Services, deliveries: Deliveries, task_status: TaskStatus[None]) -> None:
-        service = Service(services, self._categories)
+        service = Service(services, self._categories, self._overview)
         intakes = [self._intake(services.connection, category, deliveries) for category in self._categories]
         undelivered = Undelivered(services, self._categories)
         await undelivered.look()
@@ -174,6 +175,13 @@ class Worker:
             await deliveries.wait_idle()
             return
         logger.warning("the server is away: %d tasks are left to whoever gets them next", len(deliveries))
+
+    def _overview(self) -> WorkerOverview:
+        return WorkerOverview(
+            draining=self._draining.is_set(),
+            slots={category: self._slots(category) for category in self._categories},
+            running=self._deliveries.running() if self._deliveries is not None else (),
+        )
 
     def _read_request(self, message: Msg) -> TaskRequest:
         return read_request(message, self._subjects, self._config.reply_prefixes)

@@ -37,6 +37,7 @@ INTERRUPTED: Final = 130
 COMMANDS: Final = {
     "demo": "Show it all: a server, a worker and six tasks, in a temporary directory.",
     "worker": "Run tasks until told to stop; without a server configured, start one.",
+    "workers": "Say which workers are there, and what they have at work.",
     "init": "Create the streams, and the consumers of categories.",
     "submit": "Submit a task and print its id.",
     "run": "Submit a task, follow it, and exit with its code.",

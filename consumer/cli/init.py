@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 import msgspec
 from cyclopts import Parameter, validators
+from msgspec import structs
 
 from consumer.errors import ConfigError
 from consumer.topology import Topology, check_server
@@ -39,8 +40,8 @@ def init(
 
     async def create(session: Session) -> list[Declared]:
         await check_server(session.connection)
-        nats = session.config.nats
-        topology = Topology(subjects=session.subjects, replicas=replicas or nats.replicas, ack_wait=nats.ack_wait)
+        topology = Topology.of(session.config)
+        topology = structs.replace(topology, replicas=replicas or topology.replicas)
         return [each async for each in survey(session.connection, topology, categories, create=True)]
 
     report = with_session(connecting or Connecting(), create)

@@ -129,10 +129,8 @@ def _usage(account: dict[str, Any], kind: str) -> tuple[str, bool]:
 
 
 async def _declared(connection: Connection, config: Config, categories: Iterable[str]) -> Check:
-    topology = Topology(
-        subjects=Subjects(config.subject_prefix), replicas=config.nats.replicas, ack_wait=config.nats.ack_wait
-    )
-    return _compare([each async for each in survey(connection, topology, categories, create=False)], config)
+    surveyed = survey(connection, Topology.of(config), categories, create=False)
+    return _compare([each async for each in surveyed], config)
 
 
 def _compare(declared: list[Declared], config: Config) -> Check:

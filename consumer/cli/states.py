@@ -39,6 +39,8 @@ class TaskState(Struct, frozen=True, kw_only=True):
     exit_code: int | None = None
     error_code: str | None = None
     worker: str = ""
+    worker_answers: bool | None = None
+    """Whether the worker says that the task runs; None: it was not asked."""
     attempt: int = 1
 
     @property
@@ -110,9 +112,11 @@ async def state_of(client: Client, task_id: str) -> TaskState | None:
     if state is None:
         queued = next((task for task in await client.queue() if task.task_id == task_id), None)
         return TaskState.of_queued(queued) if queued else None
-    if state.has_ended or (owner := await client.owner(task_id)) is None:
+    if state.has_ended:
         return state
-    return structs.replace(state, status=Status(owner["status"]), worker=str(owner["worker"]))
+    if (owner := await client.owner(task_id)) is not None:
+        return structs.replace(state, status=Status(owner["status"]), worker=str(owner["worker"]), worker_answers=True)
+    return structs.replace(state, worker_answers=False) if state.status is Status.RUNNING else state
 
 
 async def expect_result(client: Client, task_id: str) -> TaskState | None:

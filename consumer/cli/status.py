@@ -49,7 +49,7 @@ def _facts(state: TaskState) -> dict[str, object]:
         "task": state.task_id,
         "status": state.status,
         "category": state.category,
-        "worker": state.worker,
+        "worker": f"{state.worker} (does not answer)" if state.worker_answers is False else state.worker,
         "submitted": when(state.submitted),
         "started": when(state.started),
         "ended": when(state.ended),

@@ -412,6 +412,44 @@ def test_an_id_that_no_task_has(idle_site: Site) -> None:
         assert re.fullmatch(r"jetrunner: there is no task nobody.*\n", done.stderr)
 
 
+# -- workers -----------------------------------------------------------------------------------------------------------
+
+
+def test_workers_are_listed_with_what_they_have_at_work(idle_site: Site, fifo: Path) -> None:
+    """In every form; with none, it is said how to start one."""
+    none = idle_site.jetrunner("workers", "-o", "id")
+    assert (none.code, none.out) == (0, "")
+    assert none.stderr == "no worker answers; start one with: jetrunner worker\n"
+    with idle_site.worker(JETRUNNER_RUNNERS_SCRIPT_MAX_CONCURRENCY="3") as worker:
+        submit(idle_site, "sh", "-c", WAIT, str(fifo), "0", id="busy")
+        idle_site.call(lambda client: started(client, "busy"))
+        forms = ("id", "json", "jsonl", "table")
+        ids, json_, jsonl, table = idle_site.jetrunner_each(*(["workers", "-o", form] for form in forms))
+        (state,) = json.loads(json_.out)
+        assert json.loads(jsonl.out) == state
+        assert ids.lines == [state["worker"]]
+        assert state["worker"].startswith(f"{state['host']}-{state['pid']}-")
+        command, script = state["categories"]
+        assert (command["category"], command["slots"], command["busy"]) == ("command", 8, 1)
+        assert [task["task_id"] for task in command["running"]] == ["busy"]
+        assert (script["slots"], script["busy"]) == (3, 0)
+        heading, row = table.lines
+        assert heading.split() == ["WORKER", "HOST", "PID", "VERSION", "UP", "STATE", "BUSY", "CATEGORIES", "SERVER"]
+        assert row.split()[0] == state["worker"]
+        assert "command 1/8 script 0/3" in row
+        told = json.loads(idle_site.jetrunner("status", "busy", "-o", "json").out)
+        assert (told["worker"], told["worker_answers"]) == (state["worker"], True)
+        os.kill(state["pid"], signal.SIGSTOP)
+        try:
+            silent = idle_site.jetrunner("status", "busy")
+        finally:
+            os.kill(state["pid"], signal.SIGCONT)
+        assert f"{state['worker']} (does not answer)" in silent.out
+        assert worker.process.poll() is None
+        fifo.write_text("\n")
+        assert finish(idle_site, "busy").status == "success"
+
+
 # -- ls and events -----------------------------------------------------------------------------------------------------
 
 

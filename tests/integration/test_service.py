@@ -1,13 +1,17 @@
 """The NATS micro service: discovery, statistics, and a task as a request."""
 
+import os
+import socket
+from importlib.metadata import version
 from typing import Any
 
 import msgspec
 import pytest
 from nats.aio.msg import Msg
 
-from schemas import Result, Status, decode
-from tests.integration.conftest import Probe, Site
+from consumer.workers import find_workers
+from schemas import Result, Status, Subjects, decode
+from tests.integration.conftest import Probe, Site, eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -35,6 +39,7 @@ async def test_discovery(site: Site, probe: Probe) -> None:
         (info,) = await discover(site, "INFO")
     assert (ping["name"], ping["type"]) == ("jetrunner", "io.nats.micro.v1.ping_response")
     assert info["metadata"]["worker"] == worker.name
+    assert info["metadata"]["prefix"] == site.subjects.prefix
     assert {endpoint["subject"]: endpoint["queue_group"] for endpoint in info["endpoints"]} == {
         f"{site.subjects.prefix}.run.command": "run",
         f"{site.subjects.prefix}.run.probe": "run",
@@ -49,6 +54,67 @@ async def test_statistics(site: Site, probe: Probe) -> None:
         (stats,) = await discover(site, "STATS")
     counts = {endpoint["name"]: endpoint["num_requests"] for endpoint in stats["endpoints"]}
     assert counts == {"run-command": 0, "run-probe": 3}
+
+
+async def test_what_workers_have_at_work(site: Site, probe: Probe) -> None:
+    """Everyone is told which tasks run, since when and on how many slots; the longest at work come first."""
+    settings = {"runners": {"probe": {"max_concurrency": 3}}}
+    async with site.worker(probe.registry, **settings) as worker:
+        for task_id in ("a", "b"):
+            await site.submit("probe", task_id, args={"hold": True})
+            await probe.until(task_id)
+        (state,) = await find_workers(site.connection, site.subjects)
+        command, busy = state.categories
+        assert (state.worker, state.pid, state.draining) == (worker.name, os.getpid(), False)
+        assert (state.host, state.version) == (socket.gethostname(), version("jetrunner"))
+        assert (state.server, state.busy) == (site.connection.server, 2)
+        assert (command.category, command.slots, command.busy, command.running) == ("command", 8, 0, ())
+        assert (busy.category, busy.slots, busy.busy) == ("probe", 3, 2)
+        assert [task.task_id for task in busy.running] == ["a", "b"]
+        assert state.started < busy.running[0].since < busy.running[1].since
+        probe.release()
+        await site.settled()
+
+        async def idle() -> bool:
+            (now,) = await find_workers(site.connection, site.subjects)
+            return now.busy == 0
+
+        await eventually(idle)
+
+
+async def test_very_many_tasks_at_work(site: Site, probe: Probe) -> None:
+    """All are counted, and a hundred are named: an answer must fit a message."""
+    async with site.worker(probe.registry, runners={"probe": {"max_concurrency": 150}}):
+        for number in range(130):
+            await site.publish("probe", {"id": f"t{number}", "args": {"hold": True}})
+        await probe.until_begun(130)
+        (state,) = await find_workers(site.connection, site.subjects)
+        probe.release()
+        await site.settled()
+    assert state.busy == 130
+    assert len(state.categories[1].running) == 100
+
+
+async def test_the_workers_of_one_prefix(site: Site, probe: Probe) -> None:
+    """By name; those of others on the same server are theirs, and none is none at once."""
+    assert await find_workers(site.connection, site.subjects) == []
+    async with site.worker(probe.registry) as one, site.worker(probe.registry) as other:
+        found = await find_workers(site.connection, site.subjects)
+        assert [state.worker for state in found] == sorted([one.name, other.name])
+        assert await find_workers(site.connection, Subjects("another")) == []
+
+
+@pytest.mark.parametrize("answer", [b"", b"{", b'{"version":"1"}', b"\xff"])
+async def test_a_service_that_is_no_worker_of_ours(site: Site, answer: bytes) -> None:
+    """Whatever it says, it is not listed."""
+
+    async def respond(message: Msg) -> None:
+        await message.respond(answer)
+
+    subscription = await site.raw.subscribe("$SRV.STATS.jetrunner", cb=respond)
+    await site.fence()
+    assert await find_workers(site.connection, site.subjects) == []
+    await subscription.unsubscribe()
 
 
 async def test_a_request(site: Site) -> None:
@@ -151,6 +217,12 @@ async def test_a_worker_that_drains(site: Site, probe: Probe) -> None:
         await site.raw.publish(f"{site.subjects.prefix}.run.probe", b'{"id":"a","args":{"hold":true}}', reply=inbox)
         await probe.until("a")
         worker.drain()
+
+        async def draining() -> bool:
+            (state,) = await find_workers(site.connection, site.subjects)
+            return (state.draining, state.busy) == (True, 1)
+
+        await eventually(draining)
         async with site.worker(probe.registry) as other:
             await ask(site, "probe", {"id": "b"})
             assert (await site.result("b")).worker == other.name

@@ -108,6 +108,36 @@ async def test_a_consumer(site: Site) -> None:
     assert "deliver_subject" not in settings
 
 
+async def test_how_many_tasks_all_workers_may_have(site: Site, probe: Probe) -> None:
+    """`max_ack_pending` is a bound over all workers of a category; another category is not concerned."""
+    settings = {"runners": {"probe": {"max_ack_pending": 3}}}
+    async with site.worker(probe.registry, **settings), site.worker(probe.registry, **settings):
+        for number in range(8):
+            await site.submit("probe", f"t{number}", args={"hold": True})
+        await probe.until_begun(3)
+        waiting = await site.api(f"CONSUMER.INFO.{stream_name(site, 'TASKS')}.probe")
+        assert (waiting["num_ack_pending"], waiting["num_pending"]) == (3, 5)
+        await site.submit("command", "other", command="true")
+        await site.result("other")
+        assert len(probe.begun) == 3
+        probe.release()
+        await site.settled()
+    assert len(probe.begun) == 8
+    assert (await consumer(site, "probe"))["max_ack_pending"] == 3
+    assert (await consumer(site, "command"))["max_ack_pending"] == 20_000
+
+
+async def test_another_bound_than_that_of_the_consumer(site: Site) -> None:
+    """What is there stays, and it is said how it differs."""
+    await ensure_streams(site.connection, topology(site))
+    assert await ensure_consumer(site.connection, topology(site), "probe") == []
+    other = Topology.of(site.config(runners={"probe": {"max_ack_pending": 7}}))
+    assert await ensure_consumer(site.connection, other, "probe") == [
+        "consumer probe: max_ack_pending is 20000, declared 7"
+    ]
+    assert (await consumer(site, "probe"))["max_ack_pending"] == 20_000
+
+
 async def test_a_worker_makes_all_of_it(site: Site, probe: Probe) -> None:
     """A worker needs nothing to be prepared: it makes the streams, and a consumer for each of its categories."""
     async with site.worker(probe.registry):
