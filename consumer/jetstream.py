@@ -19,12 +19,17 @@ from nats.aio.msg import Msg
 from .connection import Connection, Headers, NoReplyError, NoRespondersError
 from .errors import JetStreamError
 
+ELECTION: Final = 30.0
+"""Seconds that a cluster has to agree on a leader: several times what it needs."""
 NOT_FOUND: Final = 404
 TIMED_OUT: Final = 408
 UNAVAILABLE: Final = 503
 MESSAGES_PER_SUBJECT_EXCEEDED: Final = 10077
 """The server's code for "a message for this subject is stored already", and for a full store."""
 
+_NO_LEADER: Final = 10008
+_ELECTION_PAUSE: Final = 0.25
+_LED_PATIENCE: Final = 2.0
 _END_OF_BATCH: Final = "204"
 _BATCH_PATIENCE: Final = 5.0
 _FIRST_PAUSE: Final = 0.05
@@ -82,6 +87,26 @@ async def api(connection: Connection, operation: str, body: object = None, *, pa
     answer: dict[str, Any] = msgspec.json.decode(reply.data)
     _raise_error(answer.get("error"))
     return answer
+
+
+async def api_once_led(connection: Connection, operation: str, body: object = None) -> dict[str, Any]:
+    """Call the JetStream API, again and again while the cluster is choosing a leader: that takes some seconds.
+
+    What is called must be harmless if it is done twice: nobody answers what was asked while there was no leader.
+
+    Raises:
+        JetStreamError: the server says no, or there was no leader for `ELECTION` seconds.
+    """
+    deadline = anyio.current_time() + ELECTION
+    while True:
+        try:
+            return await api(connection, operation, body, patience=_LED_PATIENCE)
+        except JetStreamError as error:
+            is_leaderless = error.err_code == _NO_LEADER or error.status == TIMED_OUT
+            if not is_leaderless or anyio.current_time() > deadline:
+                raise
+            logger.warning("the cluster has no leader just now; asking again: %s", error.description)
+        await anyio.sleep(_ELECTION_PAUSE)
 
 
 async def publish(

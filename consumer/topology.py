@@ -13,7 +13,7 @@ from schemas import Subjects
 from .config import MAX_ACK_PENDING, Config
 from .connection import Connection
 from .errors import JetStreamError, TopologyError
-from .jetstream import NOT_FOUND, api
+from .jetstream import NOT_FOUND, api, api_once_led
 
 OLDEST_SERVER: Final = (2, 14)
 
@@ -25,6 +25,7 @@ _HOUR: Final = 3600 * _SECOND
 _DAY: Final = 24 * _HOUR
 _MIB: Final = 2**20
 _STREAM_NAME_IN_USE: Final = 10058
+_TOO_FEW_SERVERS: Final = frozenset({10005, 10074})
 _CONSUMER_EXISTS: Final = frozenset({10013, 10148})
 
 
@@ -121,7 +122,7 @@ async def check_server(connection: Connection) -> None:
         have, need = (".".join(map(str, version)) for version in (connection.server_version, OLDEST_SERVER))
         raise TopologyError(f"the server {connection.server} is nats-server {have}; jetrunner needs {need} or newer")
     try:
-        await api(connection, "INFO")
+        await api_once_led(connection, "INFO")
     except JetStreamError as error:
         raise TopologyError(f"the server {connection.server} offers no JetStream: {error.description}") from None
 
@@ -181,7 +182,7 @@ async def _create_consumer(connection: Connection, stream: str, wanted: dict[str
 
 async def _stream_config(connection: Connection, name: str) -> dict[str, Any] | None:
     try:
-        return dict((await api(connection, f"STREAM.INFO.{name}"))["config"])
+        return dict((await api_once_led(connection, f"STREAM.INFO.{name}"))["config"])
     except JetStreamError as error:
         if error.status != NOT_FOUND:
             raise
@@ -191,8 +192,13 @@ async def _stream_config(connection: Connection, name: str) -> dict[str, Any] | 
 async def _create_stream(connection: Connection, wanted: dict[str, Any]) -> dict[str, Any]:
     name = wanted["name"]
     try:
-        return dict((await api(connection, f"STREAM.CREATE.{name}", wanted, patience=15))["config"])
+        return dict((await api_once_led(connection, f"STREAM.CREATE.{name}", wanted))["config"])
     except JetStreamError as error:
+        if error.err_code in _TOO_FEW_SERVERS:
+            raise TopologyError(
+                f"`nats.replicas` is {wanted['num_replicas']}, but {connection.server} is not in a cluster "
+                f"with so many servers up: {error.description}"
+            ) from None
         if error.err_code != _STREAM_NAME_IN_USE:
             raise TopologyError(f"the stream {name} cannot be made: {error.description}") from None
     return await _stream_config(connection, name) or wanted

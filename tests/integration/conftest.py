@@ -4,7 +4,7 @@ import itertools
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -241,17 +241,22 @@ class RunningWorker(Worker):
 class Site:
     """One subject prefix on a server: what its users send, see and ask, and the workers that serve it."""
 
-    def __init__(self, url: str, prefix: str, raw: RawClient, connection: Connection) -> None:
-        self.url = url
+    def __init__(self, urls: Sequence[str], prefix: str, raw: RawClient, connection: Connection) -> None:
+        self.urls = tuple(urls)
         self.raw = raw
         self.connection = connection
         self.subjects = Subjects(prefix)
         self.user = Client(connection, self.subjects)
 
     @property
+    def url(self) -> str:
+        """Where clients connect, first of all."""
+        return self.urls[0]
+
+    @property
     def options(self) -> ConnectOptions:
         """How a worker connects."""
-        return ConnectOptions(servers=(self.url,))
+        return ConnectOptions(servers=self.urls)
 
     def config(self, **settings: Any) -> Config:
         """Return a configuration with this prefix."""
@@ -404,12 +409,12 @@ async def _ignore(_: Exception) -> None:
 
 
 @asynccontextmanager
-async def open_site(url: str) -> AsyncIterator[Site]:
-    """Open a site with a fresh prefix on a server."""
-    raw = await nats.connect(url, max_reconnect_attempts=-1, reconnect_time_wait=0.05, error_cb=_ignore)
+async def open_site(*urls: str) -> AsyncIterator[Site]:
+    """Open a site with a fresh prefix on a server, or on those of a cluster."""
+    raw = await nats.connect([*urls], max_reconnect_attempts=-1, reconnect_time_wait=0.05, error_cb=_ignore)
     try:
-        async with connect(ConnectOptions(servers=(url,))) as connection:
-            yield Site(url, next(_PREFIXES), raw, connection)
+        async with connect(ConnectOptions(servers=urls)) as connection:
+            yield Site(urls, next(_PREFIXES), raw, connection)
             with anyio.fail_after(PATIENCE):  # nats-py leaves a socket behind if it is closed while it connects
                 await connection.wait_connected()
                 while not raw.is_connected:  # noqa: ASYNC110 - nor does it send an event

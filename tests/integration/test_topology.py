@@ -288,3 +288,13 @@ def test_names_follow_the_prefix() -> None:
         *("JETRUNNER_TASKS", "JETRUNNER_CONTROL", "JETRUNNER_EVENTS", "JETRUNNER_OUTPUT"),
         *("JETRUNNER_RESULTS", "JETRUNNER_DEAD", "OBJ_jetrunner_outputs"),
     ]
+
+
+async def test_replicas_on_a_single_server(site: Site) -> None:
+    """One sentence says that there is no cluster."""
+    with pytest.raises(TopologyError) as refusal:
+        await ensure_streams(site.connection, topology(site, replicas=3))
+    assert str(refusal.value) == (
+        f"`nats.replicas` is 3, but {site.connection.server} is not in a cluster with so many servers up: "
+        "replicas > 1 not supported in non-clustered mode"
+    )
