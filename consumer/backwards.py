@@ -6,7 +6,7 @@ from typing import Final, Generic, TypeVar
 from .connection import Connection
 from .jetstream import StoredMessage, api, read_batch
 
-_MAX_BYTES: Final = 32 * 2**20
+_MAX_BYTES: Final = 16 * 2**20
 
 T = TypeVar("T")
 
@@ -86,10 +86,12 @@ class Backwards(Generic[T]):
     async def _between(self, start: int, end: int) -> list[T]:
         found: list[T] = []
         while start <= end:
-            request = {"seq": start, "next_by_subj": self._pattern, "batch": end - start + 1, "max_bytes": _MAX_BYTES}
-            batch = await read_batch(self._connection, self._stream, request)
-            if not batch:
-                break
-            found += [self._read(message) for message in batch if message.seq <= end]
-            start = batch[-1].seq + 1
+            start = await self._take(start, end, found)
         return found
+
+    async def _take(self, start: int, end: int, found: list[T]) -> int:
+        """Read one batch, which is let go of before the next one comes; return where that begins."""
+        request = {"seq": start, "next_by_subj": self._pattern, "batch": end - start + 1, "max_bytes": _MAX_BYTES}
+        batch = await read_batch(self._connection, self._stream, request)
+        found += [self._read(message) for message in batch if message.seq <= end]
+        return batch[-1].seq + 1 if batch else end + 1
