@@ -14,6 +14,7 @@ from consumer.connection import Connection
 from consumer.errors import ConfigError, ConnectError
 from consumer.topology import Topology, ensure_consumer, ensure_streams
 from consumer.worker import Worker, serve_until_signalled
+from consumer.workers import find_workers
 from runners.registry import default_registry
 from schemas import Cause, Status, Verb
 from tests.integration.conftest import PATIENCE, Probe, RunningWorker, Server, Site, eventually, open_site
@@ -248,12 +249,9 @@ async def _is_draining(site: Site, worker: Worker) -> bool:
 
 
 async def _serves(site: Site, worker: Worker) -> bool:
-    """Tell whether a worker takes requests."""
-    answers = await site.listen(inbox := site.raw.new_inbox())
-    await site.raw.publish("$SRV.INFO.jetrunner", reply=inbox)
-    await answers.count(1)
-    await site.fence()
-    return any(worker.name.encode() in message.data for message in answers.messages)
+    """Tell whether a worker takes tasks."""
+    found = await find_workers(site.connection, site.subjects)
+    return any(state.worker == worker.name and not state.draining for state in found)
 
 
 # What happens to its server
