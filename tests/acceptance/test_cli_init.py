@@ -16,6 +16,7 @@ THINGS = {
     "JETRUNNER_OUTPUT": "stream",
     "JETRUNNER_RESULTS": "stream",
     "JETRUNNER_DEAD": "stream",
+    "JETRUNNER_CACHE": "stream",
     "jetrunner_outputs": "bucket",
     "command": "consumer",
 }

@@ -66,7 +66,7 @@ async def test_everything_is_kept_by_three_servers(site: Site, probe: Probe) -> 
         consumer = await site.api(f"CONSUMER.INFO.{site.subjects.tasks_stream}.probe")
         assert len(consumer["cluster"]["replicas"]) == 2
     assert f"OBJ_{site.subjects.outputs_bucket}" in names
-    assert len(names) == 7
+    assert len(names) == 8
 
 
 @pytest.mark.parametrize("loss", ["kill", "freeze"])

@@ -102,7 +102,7 @@ async def test_a_consumer(site: Site) -> None:
         "durable_name": "command",
         "filter_subject": f"{site.subjects.prefix}.tasks.command",
         "ack_policy": "explicit",
-        "max_deliver": -1,
+        "max_deliver": 50,
         "ack_wait": 7_000_000_000,
     }
     assert "deliver_subject" not in settings
@@ -286,7 +286,7 @@ def test_names_follow_the_prefix() -> None:
     names = [stream["name"] for stream in Topology(subjects=Subjects()).streams()]
     assert names == [
         *("JETRUNNER_TASKS", "JETRUNNER_CONTROL", "JETRUNNER_EVENTS", "JETRUNNER_OUTPUT"),
-        *("JETRUNNER_RESULTS", "JETRUNNER_DEAD", "OBJ_jetrunner_outputs"),
+        *("JETRUNNER_RESULTS", "JETRUNNER_DEAD", "JETRUNNER_CACHE", "OBJ_jetrunner_outputs"),
     ]
 
 
