@@ -245,7 +245,8 @@ async def test_signals(site: Site, probe: Probe, number: signal.Signals) -> None
 
 
 async def _is_draining(site: Site, worker: Worker) -> bool:
-    return not await _serves(site, worker)
+    found = await find_workers(site.connection, site.subjects)
+    return any(state.worker == worker.name and state.draining for state in found)
 
 
 async def _serves(site: Site, worker: Worker) -> bool:
