@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from difflib import get_close_matches
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_origin
 
@@ -77,6 +78,13 @@ class RunnerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     volume_roots: tuple[str, ...] = ()
     allow_hosts: tuple[str, ...] = ()
     allow_cidrs: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for text in self.allow_cidrs:
+            try:
+                ip_network(text, strict=False)
+            except ValueError:
+                raise ValueError(f"`allow_cidrs` has {text!r}, but must hold networks such as 10.0.0.0/8") from None
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,6 +1,7 @@
 """One task's execution: its Runner found and prepared, its reports published, its Result made."""
 
 import logging
+import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
@@ -14,8 +15,10 @@ from runners.registry import Registry
 from runners.spool import Spool
 from schemas import Cause, Control, EventType, Result, Status, Task, Verb, utc_now
 
+from .endpoints import own_endpoints
 from .events import Events
 from .lease import Lease
+from .message import trace_context
 from .output import OutputLog, OutputPublisher, close_all
 from .request import TaskRequest
 from .services import Services
@@ -183,6 +186,7 @@ class Execution:
             output_limit=_first(task.limits.output, settings.resource_limits.output, DEFAULT_OUTPUT_LIMIT),
             keeper=self._services.keeper,
             policy=self._policy(),
+            trace=trace_context(self.request.headers),
             reporter=self._reporter,
         )
 
@@ -195,6 +199,7 @@ class Execution:
             volume_roots=settings.volume_roots,
             allow_hosts=settings.allow_hosts,
             allow_cidrs=settings.allow_cidrs,
+            own_endpoints=own_endpoints(self._services.connection.server, os.environ),
         )
 
     def _timeout(self, task: Task, category: str) -> float:

@@ -17,6 +17,7 @@ Stop, kill and time-out cancel the coroutine; a runner whose work needs a gentle
 
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, ClassVar, Final, Generic, Literal, TypeVar
 
@@ -201,6 +202,10 @@ class Runner(ABC, Generic[P]):
             )
         return self._captures[stream]
 
+    def keep_secret(self, values: Iterable[str]) -> None:
+        """Show no more of these values than of the task's own secrets; to be called before anything is written."""
+        self._secrets = Secrets.of(self.context.task, values)
+
     def _excess(self) -> Excess | None:
         if self.on_output_limit == "drop":
             return None
@@ -283,6 +288,8 @@ class Runner(ABC, Generic[P]):
         }[interruption.cause]
         if self._start_time is None:
             what += " before it started"
+        elif self.report.stage:
+            what += f" while it {self.report.stage}"
         if interruption.by:
             what += f" by {interruption.by}"
         return interrupted(interruption.cause, f"{what}: {interruption.reason}" if interruption.reason else what)
@@ -305,6 +312,7 @@ class Runner(ABC, Generic[P]):
             error_class=outcome.error_class,
             error_code=outcome.code,
             retryable=outcome.retryable,
+            retry_after=outcome.retry_after,
             signal=report.signal,
             attempt=self.context.attempt,
             redeliveries=self.context.redeliveries,

@@ -68,6 +68,8 @@ class Policy(Struct, frozen=True, kw_only=True):
     volume_roots: tuple[str, ...] = ()
     allow_hosts: tuple[str, ...] = ()
     allow_cidrs: tuple[str, ...] = ()
+    own_endpoints: tuple[str, ...] = ()
+    """`host:port` of what the worker itself depends on; no task has any business there."""
 
 
 class Context(Struct, frozen=True, kw_only=True):
@@ -87,6 +89,8 @@ class Context(Struct, frozen=True, kw_only=True):
     """Bytes of a stream that are spooled for whoever stores what does not fit a Result; None: nobody does."""
     keeper: Watcher | None = None
     policy: Policy = Policy()
+    trace: Mapping[str, str] = {}
+    """The W3C trace context that the task came with, as headers to hand on."""
     reporter: Reporter = field(default_factory=SilentReporter)
 
 
@@ -110,6 +114,8 @@ class Report(Struct, kw_only=True):
     cause: Cause = Cause.EXIT
     exit_code: int | None = None
     signal: str | None = None
+    stage: str = ""
+    """What the work was at when it was interrupted, to follow "while it"."""
     signals_sent: list[str] = []
     leaked_processes: int = 0
     unkillable: bool = False

@@ -14,13 +14,24 @@ RunnerError
 │   ├── ScriptNotFoundError        failed   execution  script_not_found         127
 │   ├── NotReadableError           failed   execution  not_readable             126
 │   └── BadCwdError                failed   execution  bad_cwd
+├── NetworkError               the other end could not be reached, or did not keep to the protocol
+│   ├── DnsError                   failed   network    dns_error
+│   ├── ConnectFailedError         failed   network    connect_error
+│   ├── ConnectTimeoutError        failed   network    connect_timeout
+│   ├── TlsError                   failed   network    tls_error
+│   ├── HttpProtocolError          failed   network    http_protocol
+│   └── ReadFailedError            failed   network    read_error
+├── GuardError                 the request would lead where no task may go
+│   ├── AddressBlockedError        failed   execution  address_blocked
+│   ├── RedirectBlockedError       failed   execution  redirect_blocked
+│   └── TooManyRedirectsError      failed   execution  too_many_redirects
 ├── SpawnFailedError           error    system     spawn_failed
 └── InternalError              error    system     internal
 """
 
 from typing import ClassVar
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from schemas import Cause, ErrorClass, Status
 
@@ -33,6 +44,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
     code: str | None = None
     message: str = ""
     retryable: bool = False
+    retry_after: float | None = None
+    """Seconds that the other end asked us to wait before another try."""
 
 
 SUCCESS = Outcome()
@@ -170,6 +183,85 @@ class BadCwdError(StartError):
     """The working directory is missing, no directory, or closed to us."""
 
     code = "bad_cwd"
+
+
+class NetworkError(RunnerError):
+    """A request failed on its way; `retryable` tells where that depends on more than the kind of failure."""
+
+    status = Status.FAILED
+    error_class = ErrorClass.NETWORK
+
+    def __init__(self, message: str, *, retryable: bool | None = None) -> None:
+        super().__init__(message)
+        self._retryable = type(self).retryable if retryable is None else retryable
+
+    @property
+    def outcome(self) -> Outcome:
+        return structs.replace(super().outcome, retryable=self._retryable)
+
+
+class DnsError(NetworkError):
+    """The host's name could not be resolved."""
+
+    code = "dns_error"
+    retryable = True
+
+
+class ConnectFailedError(NetworkError):
+    """No connection: refused, unreachable, or no descriptor to spare."""
+
+    code = "connect_error"
+    retryable = True
+
+
+class ConnectTimeoutError(NetworkError):
+    """No connection in time."""
+
+    code = "connect_timeout"
+    retryable = True
+
+
+class TlsError(NetworkError):
+    """No secure connection: a certificate that is not trusted, or a handshake that failed."""
+
+    code = "tls_error"
+
+
+class HttpProtocolError(NetworkError):
+    """What the server sent is not HTTP, or more of it than we take."""
+
+    code = "http_protocol"
+
+
+class ReadFailedError(NetworkError):
+    """The connection broke, or fell silent, before the whole response was there."""
+
+    code = "read_error"
+
+
+class GuardError(RunnerError):
+    """A request or redirect that is not followed; nothing was sent there."""
+
+    status = Status.FAILED
+    error_class = ErrorClass.EXECUTION
+
+
+class AddressBlockedError(GuardError):
+    """The task's URL leads to an address that it may not reach."""
+
+    code = "address_blocked"
+
+
+class RedirectBlockedError(GuardError):
+    """A redirect leads where it may not."""
+
+    code = "redirect_blocked"
+
+
+class TooManyRedirectsError(GuardError):
+    """One redirect after the other, more than the task allows."""
+
+    code = "too_many_redirects"
 
 
 class SpawnFailedError(RunnerError):

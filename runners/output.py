@@ -57,6 +57,7 @@ class OutputCapture:
         self._excess = excess
         self._limit = limit
         self._total = 0
+        self._is_cut = False
         self._hash: hashlib._Hash | None = None
         self._head = bytearray()
         self._tail = bytearray()
@@ -84,6 +85,10 @@ class OutputCapture:
             self._excess.report()
         self._keep(chunk)
 
+    def cut(self) -> None:
+        """Say that there is more of the stream than was written: nobody knows how much."""
+        self._is_cut = True
+
     @property
     def total(self) -> int:
         """How many bytes were written."""
@@ -97,7 +102,7 @@ class OutputCapture:
 
     def finish(self) -> tuple[str, StreamOutput]:
         """Return the kept text, base64 where text cannot say it, and the stream's facts."""
-        if not self._total:
+        if not self._total and not self._is_cut:
             return "", _NOTHING
         head, tail = bytes(self._head), bytes(self._tail[-KEEP:])
         kept = head + tail
@@ -107,9 +112,9 @@ class OutputCapture:
         return text, StreamOutput(
             bytes=self._total,
             encoding=encoding,
-            truncated=len(kept) < self._total,
+            truncated=self._is_cut or len(kept) < self._total,
             dropped_bytes=self._total - len(kept),
-            sha256=self._hash.hexdigest() if self._hash is not None else None,
+            sha256=self._hash.hexdigest() if self._hash is not None and not self._is_cut else None,
         )
 
     def _digest(self, chunk: Chunk, offset: int) -> None:

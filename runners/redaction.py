@@ -33,9 +33,9 @@ class Secrets:
         self._needles = sorted(forms, key=len, reverse=True)
 
     @classmethod
-    def of(cls, task: Task) -> Self:
-        """Return a task's secrets: all of `secret_env`, and what `env` names like one."""
-        return cls([*task.secret_env.values(), *named_like_secrets(task.env).values()])
+    def of(cls, task: Task, more: Iterable[str] = ()) -> Self:
+        """Return a task's secrets: all of `secret_env`, what `env` names like one, and those known otherwise."""
+        return cls([*task.secret_env.values(), *named_like_secrets(task.env).values(), *more])
 
     def __bool__(self) -> bool:
         return bool(self._needles)
@@ -57,7 +57,12 @@ class Secrets:
 
 def named_like_secrets(env: Mapping[str, str]) -> dict[str, str]:
     """Return the variables whose names say that their values are secret."""
-    return {name: value for name, value in env.items() if _SECRET_NAME.fullmatch(name)}
+    return {name: value for name, value in env.items() if is_secret_name(name)}
+
+
+def is_secret_name(name: str) -> bool:
+    """Tell whether what has this name is likely to be a secret."""
+    return _SECRET_NAME.fullmatch(name.replace("-", "_")) is not None
 
 
 class Redactor:

@@ -57,4 +57,11 @@ def default_registry() -> Registry:
     registry = Registry()
     registry.register("command", CommandRunner)
     registry.register("script", ScriptRunner)
+    registry.register("http", _http)
     return registry
+
+
+def _http() -> Runner[Any]:
+    from .http.runner import HttpRunner  # noqa: PLC0415 - httpx is loaded by the first task that needs it
+
+    return HttpRunner()

@@ -145,7 +145,8 @@ def _home_of(field: str, where: str) -> str | None:
 
 _PARAMETERS: Final = frozenset({
     "image", "volumes", "pull", "script", "script_path", "interpreter", "stop_scope", "on_output_limit",
-    "url", "method", "headers", "body", "expected_status", "follow_redirects", "verify", "on_body_limit",
+    "url", "method", "headers", "body", "body_base64", "expected_status", "follow_redirects", "verify", "on_body_limit",
+    "connect_timeout", "read_timeout",
 })  # fmt: skip
 """Keys of the built-in runners' parameter objects, which people put beside `args` instead of into it."""
 

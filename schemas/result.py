@@ -98,12 +98,16 @@ class Usage(Struct, frozen=True, kw_only=True):
 
 
 class HttpResponse(Struct, frozen=True, kw_only=True):
-    """The response of an HTTP task; its body is the Result's `output`. `elapsed` is seconds per phase."""
+    """The response of an HTTP task; its body is the Result's `output`. `elapsed` is seconds per phase.
+
+    `decoded` is false if the body is kept as it came: in an encoding, or a pile of them, that is not undone.
+    """
 
     status_code: int
     headers: dict[str, str]
     url: str
     elapsed: dict[str, float]
+    decoded: bool = True
 
 
 class DockerContainer(Struct, frozen=True, kw_only=True):
@@ -125,9 +129,8 @@ class Result(Struct, frozen=True, kw_only=True):
     """The one end of a task, as stored on `P.results.<task_id>`.
 
     `duration` is milliseconds. `exit_code` is what really happened (128+n for signal n, 127 or 126 when exec failed),
-    None where there was no process. `start_time` is None if nothing started. `retry_after` is the seconds that a server
-    asked to be left alone. `first_error` is the error that a
-    `fallback` stood in for.
+    None where there was no process. `start_time` is None if nothing started. `retry_after` is how many seconds the
+    other end asked us to wait before another try. `first_error` is the error that a `fallback` stood in for.
     """
 
     task_id: str

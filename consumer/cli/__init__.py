@@ -49,7 +49,7 @@ COMMANDS: Final = {
     "ls": "List tasks, newest first.",
     "events": "Print tasks' events as they come.",
     "dead": "List, show, retry and remove tasks that were given up.",
-    "schema": "Print the JSON Schema of task, result, event or control.",
+    "schema": "Print the JSON Schema of a message, or of a category's parameters.",
     "config": "Print the configuration in force, and where it came from.",
     "doctor": "Check the server, the streams and this machine.",
 }

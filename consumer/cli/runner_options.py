@@ -27,6 +27,8 @@ _FOR: Final = {
     "method": "http",
     "header": "http",
     "body": "http",
+    "expected_status": "http",
+    "follow_redirects": "http",
 }
 """Which runner an option is for."""
 
@@ -52,6 +54,10 @@ class RunnerOptions:
     """Of an HTTP request: NAME:VALUE; may be repeated."""
     body: Annotated[str | None, Parameter(name=["--body", "-d"], allow_leading_hyphen=True)] = None
     """Of an HTTP request: text, @FILE, or - for stdin."""
+    expected_status: str | None = None
+    """Of an HTTP response, if it is a success: such as 200,404 or 2xx."""
+    follow_redirects: bool = False
+    """Follow the redirects of an HTTP request, up to 5."""
 
     def work(self, category: str, words: Sequence[str]) -> dict[str, Any]:
         """Return the `command` and `args` that words and options describe, if they do.
@@ -111,6 +117,10 @@ class RunnerOptions:
             parameters["headers"] = {name.strip(): value.strip() for name, value in headers.items()}
         if self.body is not None:
             parameters["body"] = text_of("--body", content("--body", self.body))
+        if self.expected_status:
+            parameters["expected_status"] = self.expected_status
+        if self.follow_redirects:
+            parameters["follow_redirects"] = True
         return parameters
 
 

@@ -98,13 +98,16 @@ def merge(context: Context) -> Limits:
     return Limits(**merged)
 
 
-def decide(limits: Limits, policy: Literal["best_effort", "require"], host: Facilities) -> Plan:
-    """Return how limits are enforced with a host's facilities.
+def decide(limits: Limits, policy: Literal["best_effort", "require"], host: Facilities | None) -> Plan:
+    """Return how limits are enforced with a host's facilities; None: for work that is no process of its own.
 
     Raises:
         LimitUnsupportedError: the policy requires a limit that they cannot enforce.
     """
-    means = {name: _means(name, value, host) for name, value in _requested(limits).items()}
+    means = {
+        name: _without_host(name) if host is None else _means(name, value, host)
+        for name, value in _requested(limits).items()
+    }
     missing = [f"`limits.{name}`" for name, one in means.items() if one.by == "none"]
     if missing and policy == "require":
         raise LimitUnsupportedError(f"{' and '.join(missing)} cannot be enforced on this worker")
@@ -155,6 +158,10 @@ def _means(name: str, value: float, host: Facilities) -> _Means:
             return _rlimit("NOFILE", number)
         case "pids" if not host.root:
             return _rlimit("NPROC", number + host.processes)
+    return _without_host(name)
+
+
+def _without_host(name: str) -> _Means:
     return _Means(by="worker" if name == "output" else "none")
 
 

@@ -135,7 +135,14 @@ def test_a_result_leaves_no_field_out() -> None:
             ("labels", {}),
             ("trace_id", None),
         ),
-        *(("first_error", None), ("warnings", []), ("redeliveries", 0), ("side_effect", None), ("cleanup", None)),
+        *(
+            ("retry_after", None),
+            ("first_error", None),
+            ("warnings", []),
+            ("redeliveries", 0),
+            ("side_effect", None),
+            ("cleanup", None),
+        ),
     ],
 )
 def test_what_nothing_is_known_of_is_empty_or_null(field: str, value: object) -> None:
@@ -173,6 +180,7 @@ def test_each_category_has_the_fields_of_the_contract() -> None:
         "headers": {"etag": "x"},
         "url": "http://a/",
         "elapsed": {"total": 0.5},
+        "decoded": True,
     }
     assert json.loads(encode(ScriptSource(path="/x.sh", sha256="1"))) == {"path": "/x.sh", "sha256": "1"}
     assert json.loads(encode(docker)) == {"container_id": "c1", "image": "ubuntu:20.04", "image_id": "sha256:1"}

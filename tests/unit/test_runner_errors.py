@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 
 from runners import errors
-from runners.errors import SUCCESS, RunnerError, StartError, failed, interrupted
+from runners.errors import SUCCESS, GuardError, NetworkError, RunnerError, StartError, failed, interrupted
 from schemas import Cause, ErrorClass, Status
 
 
@@ -22,8 +22,8 @@ class Row(NamedTuple):
     exit_code: int | None
 
 
-RETRYABLE = {"spawn_failed", "internal"}
-GROUPS = {"StartError"}
+RETRYABLE = {"spawn_failed", "internal", "dns_error", "connect_error", "connect_timeout"}
+GROUPS = {"StartError", "NetworkError", "GuardError"}
 """Classes that only gather others."""
 
 
@@ -69,7 +69,7 @@ def test_each_error_means_what_the_tree_says(row: Row) -> None:
     assert (outcome.status, outcome.error_class, outcome.code) == (row.status, row.error_class, row.code)
     assert (error.exit_code, outcome.message) == (row.exit_code, "a sentence")
     assert outcome.retryable == (row.code in RETRYABLE)
-    assert isinstance(error, StartError) == (row.depth == 1)
+    assert isinstance(error, (StartError, NetworkError, GuardError)) == (row.depth == 1)
 
 
 def test_codes_are_not_shared() -> None:
@@ -81,7 +81,7 @@ def test_codes_are_not_shared() -> None:
 @pytest.mark.parametrize("row", tree(), ids=lambda row: row.name)
 def test_classes_follow_the_contract(row: Row) -> None:
     """The worker's own faults are `system`; a task that cannot start has failed; a refused one is an error."""
-    by_class = {"parameter": "error", "execution": "failed", "system": "error"}
+    by_class = {"parameter": "error", "execution": "failed", "network": "failed", "system": "error"}
     assert row.status == by_class[row.error_class]
 
 
