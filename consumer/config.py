@@ -79,13 +79,6 @@ class RunnerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     allow_hosts: tuple[str, ...] = ()
     allow_cidrs: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        for text in self.allow_cidrs:
-            try:
-                ip_network(text, strict=False)
-            except ValueError:
-                raise ValueError(f"`allow_cidrs` has {text!r}, but must hold networks such as 10.0.0.0/8") from None
-
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole configuration."""
@@ -266,6 +259,16 @@ def _check(key: _Key, given: _Given) -> None:
     _require(given.value, _KEYS[pattern], f"{given.origin}: `{_dotted(key)}`")
     if _CATEGORY in pattern:
         _require(key[1], Category, f"{given.origin}: the category")
+    if pattern[-1] == "allow_cidrs" and isinstance(given.value, list):
+        for network in given.value:
+            _check_network(network, f"{given.origin}: `{_dotted(key)}`")
+
+
+def _check_network(text: str, what: str) -> None:
+    try:
+        ip_network(text, strict=False)
+    except ValueError:
+        raise ConfigError(f"{what} has {text!r}, but must hold networks such as 10.0.0.0/8") from None
 
 
 def _require(value: object, type_: Any, what: str) -> None:

@@ -288,10 +288,10 @@ class Runner(ABC, Generic[P]):
         }[interruption.cause]
         if self._start_time is None:
             what += " before it started"
-        elif self.report.stage:
-            what += f" while it {self.report.stage}"
         if interruption.by:
             what += f" by {interruption.by}"
+        if self.report.stage:
+            what += f" while it {self.report.stage}"
         return interrupted(interruption.cause, f"{what}: {interruption.reason}" if interruption.reason else what)
 
     def _assemble(self, outcome: Outcome) -> Result:

@@ -1,5 +1,6 @@
 """What went wrong on a connection, in our own terms."""
 
+import os
 import ssl
 from collections.abc import Iterator
 from typing import Final
@@ -71,7 +72,7 @@ def _is_timeout(error: BaseException) -> bool:
 
 def _reason(error: BaseException) -> str:
     """Return the system's own words, if there are any."""
-    words = [link.strerror for link in _chain(error) if isinstance(link, OSError) and link.strerror]
+    words = [os.strerror(link.errno) for link in _chain(error) if isinstance(link, OSError) and link.errno]
     return words[-1] if words else str(error)
 
 

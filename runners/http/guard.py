@@ -61,8 +61,8 @@ class Guard:
     def _objection(self, target: Target, address: Address) -> RunnerError | None:
         kind = classify(address)
         if kind in NEVER or self._is_own(target, address):
-            what = f"a {kind} address, which no task may reach" if kind in NEVER else "where the worker is connected"
-            return _blocked(target, address, what)
+            why = f"no task may reach {kind} addresses" if kind in NEVER else "the worker itself is connected there"
+            return _blocked(target, address, why)
         if any(address in network for network in self._allowed):
             return None
         listed = _is_listed(target.host, self._policy.allow_hosts)
@@ -80,9 +80,9 @@ class Guard:
     ) -> RunnerError | None:
         if is_strict:
             rule = f"{self._rules}.allow_cidrs"
-            return _blocked(target, address, f"a {kind} address: the profile `strict` allows those of {rule} alone")
+            return _blocked(target, address, f"of {kind} addresses the profile `strict` allows only those of {rule}")
         if target.came_from not in {None, kind}:
-            return _blocked(target, address, f"a {kind} address, which only the task's own URL may lead to")
+            return _blocked(target, address, f"only the task's own URL may lead to {kind} addresses")
         return None
 
     def _is_own(self, target: Target, address: Address) -> bool:
@@ -107,6 +107,6 @@ def _is_listed(host: str, patterns: Sequence[str]) -> bool:
     )
 
 
-def _blocked(target: Target, address: Address, what: str) -> AddressBlockedError:
+def _blocked(target: Target, address: Address, why: str) -> AddressBlockedError:
     where = str(address) if target.host == str(address) else f"{target.host} ({address})"
-    return AddressBlockedError(f"{where} is {what}")
+    return AddressBlockedError(f"{where} is blocked: {why}")

@@ -13,6 +13,7 @@ from msgspec import Meta
 from runners.redaction import is_secret_name
 from schemas import Duration
 
+from .addresses import parse
 from .statuses import Expected, StatusSet
 
 DEFAULT_REDIRECTS: Final = 5
@@ -27,7 +28,7 @@ _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELET
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _MAX_PORT: Final = 65535
 _MAX_HOST: Final = 253
-_MAX_LABEL: Final = 63
+_HOST: Final = re.compile(rf"(?=.{{1,{_MAX_HOST}}}$)[\w-]{{1,63}}(\.[\w-]{{1,63}})*\.?", re.ASCII)
 
 
 class HttpParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -148,16 +149,15 @@ def parse_url(text: str) -> httpx.URL:
     try:
         url = httpx.URL(text)
         host, port = url.raw_host.decode("ascii"), url.port
-    except (httpx.InvalidURL, UnicodeError, ValueError) as error:
-        raise ValueError(f"`url` cannot be read: {_without_text(error, text)}") from None
+    except (httpx.InvalidURL, UnicodeError, ValueError):  # whose words may repeat a password
+        raise ValueError("`url` cannot be read: its host, port or characters are none that a URL can have") from None
     if url.scheme not in {"http", "https"}:
         raise ValueError("`url` must begin with http:// or https://")
     if not host:
         raise ValueError("`url` names no host")
     if port is not None and not 0 < port <= _MAX_PORT:
         raise ValueError(f"`url` has the port {port}, which is not one of 1 to {_MAX_PORT}")
-    labels = host.rstrip(".").split(".")
-    if len(host) > _MAX_HOST or any(not 0 < len(label) <= _MAX_LABEL for label in labels):
+    if parse(host) is None and not _HOST.fullmatch(host):
         raise ValueError(f"`url` has the host {host[:_MAX_HOST]!r}, which cannot be one")
     return url
 
@@ -201,9 +201,3 @@ def _credentials_in(value: str) -> Iterator[str]:
             return
     for cookie in value.split(";"):
         yield cookie.partition("=")[2].strip()
-
-
-def _without_text(error: Exception, text: str) -> str:
-    """Return an error's words, unless they repeat what may hold a password."""
-    words = "it has characters that no URL has" if isinstance(error, UnicodeError) else str(error)
-    return "it is no URL" if text in words else words[:1].lower() + words[1:]

@@ -97,6 +97,8 @@ def test_a_request_is_a_url_and_what_belongs_to_it(script: Path) -> None:
         command="http://x/",
         args={"method": "POST", "headers": {"A": "b:c", "D": "e"}, "body": "print('hello')\n"},
     )
+    runner = {"expected_status": "200,404", "follow_redirects": True}
+    assert made("http", "http://x/", runner=runner) == Task(command="http://x/", args=runner)
 
 
 def test_any_other_category_has_command_and_args() -> None:

@@ -119,6 +119,13 @@ def test_a_syntax_error_names_file_and_line(text: bytes, line: int) -> None:
     assert re.fullmatch(rf"my\.toml is not valid TOML: [^\n]+ \(at .*\bline {line}\b.*\)", problem(Path("my.toml")))
 
 
+@pytest.mark.parametrize("network", ["10.0.0.0/33", "example.org", ""])
+def test_a_network_that_is_none(network: str) -> None:
+    """It is refused when the worker starts, not when the first task comes."""
+    refused = f"my.toml: `runners.http.allow_cidrs` has {network!r}, but must hold networks such as 10.0.0.0/8"
+    assert problem(written(f"[runners.http]\nallow_cidrs = ['10.1.2.3/8', {network!r}]")) == refused
+
+
 # The file
 
 

@@ -206,6 +206,16 @@ def test_a_stream_that_nobody_can_have_whole_has_no_digest() -> None:
     assert (facts.bytes, facts.sha256) == (11, None)
 
 
+def test_a_stream_that_is_cut() -> None:
+    """All that was written is there, and that it is not all there was."""
+    capture = OutputCapture("stdout")
+    capture.write(b"beginning")
+    capture.cut()
+    capture.close()
+    text, facts = capture.finish()
+    assert (text, facts.bytes, facts.truncated, facts.dropped_bytes, facts.sha256) == ("beginning", 9, True, 0, None)
+
+
 def test_a_buffer_that_is_used_again() -> None:
     """What is kept of a chunk is a copy: its buffer may change after the call."""
     buffer = bytearray(b"abc")

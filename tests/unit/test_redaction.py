@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runners.redaction import REPLACEMENT, Redactor, Secrets
+from runners.redaction import REPLACEMENT, Redactor, Secrets, is_secret_name
 from schemas import Task
 
 SECRET = 'p"ss/wörd+1234'
@@ -67,6 +67,17 @@ def test_each_line_of_a_key() -> None:
 def test_variables_that_are_named_like_secrets(name: str, *, secret: bool) -> None:
     """`env` has secrets too: their names give them away."""
     assert bool(Secrets.of(Task(env={name: "some-long-value"}))) is secret
+
+
+@pytest.mark.parametrize(("name", "secret"), [("X-Api-Key", True), ("x-auth-token", True), ("X-Request-Id", False)])
+def test_headers_that_are_named_like_secrets(name: str, *, secret: bool) -> None:
+    """Hyphens are as good as underscores."""
+    assert is_secret_name(name) == secret
+
+
+def test_other_secrets_count_too() -> None:
+    """A runner may know of some."""
+    assert Secrets.of(Task(), ["hush-hush"]).redact(b"hush-hush") == b"[REDACTED]"
 
 
 def test_short_values_are_no_secrets() -> None:

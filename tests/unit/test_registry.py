@@ -7,6 +7,7 @@ import pytest
 from runners.base import Runner
 from runners.command import CommandRunner
 from runners.errors import UnknownCategoryError
+from runners.http.runner import HttpRunner
 from runners.registry import Registry, default_registry
 from runners.script import ScriptRunner
 
@@ -94,7 +95,8 @@ def test_registries_share_nothing() -> None:
 
 
 def test_the_built_in_runners() -> None:
-    """`command` and `script` are there from the start."""
+    """`command`, `script` and `http` are there from the start."""
     registry = default_registry()
     assert isinstance(registry.create("command"), CommandRunner)
     assert isinstance(registry.create("script"), ScriptRunner)
+    assert isinstance(registry.create("http"), HttpRunner)

@@ -718,6 +718,40 @@ async def test_an_outcome_is_returned_or_success() -> None:
     assert (result.status, result.error_code, result.error) == ("failed", "http_status", "the server said 404")
 
 
+async def test_the_result_says_when_to_try_again() -> None:
+    """If the other end has asked for it."""
+
+    async def work(runner: ScriptedRunner) -> Outcome:
+        return Outcome(status=Status.FAILED, retryable=True, retry_after=7.5)
+
+    result = await ScriptedRunner(work).execute()
+    assert (result.retryable, result.retry_after) == (True, 7.5)
+
+
+async def test_the_sentence_says_what_a_run_was_at() -> None:
+    """If the runner knows; whoever ended it comes first."""
+
+    async def work(runner: ScriptedRunner) -> None:
+        runner.report.stage = "counted sheep"
+        await anyio.sleep_forever()
+
+    runner = ScriptedRunner(work)
+    result = await execute_until_running(runner, lambda: runner.stop(by="me", reason="enough"))
+    assert result.error == "the task was stopped by me while it counted sheep: enough"
+
+
+async def test_secrets_among_the_parameters() -> None:
+    """What a runner knows to be secret is in neither output nor sentence."""
+
+    async def work(runner: ScriptedRunner) -> Outcome:
+        runner.secret_values = ["hush-hush"]
+        runner.write("it is hush-hush")
+        return failed("exit_nonzero", "no hush-hush here")
+
+    result = await ScriptedRunner(work).execute()
+    assert (result.output, result.error) == ("it is [REDACTED]", "no [REDACTED] here")
+
+
 # Parameters
 
 
