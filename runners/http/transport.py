@@ -6,7 +6,7 @@ A name is resolved once, all its addresses are vetted, and one of those is conne
 
 import ssl
 from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import anyio
 import httpcore
@@ -18,6 +18,10 @@ from .addresses import Address, AddressClass, classify
 from .guard import Guard, Target
 from .progress import Progress
 from .resolving import Resolver
+
+MAX_READ: Final = 32 * 1024
+MAX_HEAD_READ: Final = 4 * 1024
+"""Bytes that are parsed at a time: thousands of tiny responses or chunks must not keep the other tasks waiting."""
 
 SocketOptions = Iterable[httpcore.SOCKET_OPTION]
 
@@ -80,7 +84,8 @@ class WatchedStream(httpcore.AsyncNetworkStream):
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's
         if self._progress.phase == "request":
             self._progress.enter("response")
-        data = await self._stream.read(max_bytes, timeout)
+        most = MAX_READ if self._progress.phase == "body" else MAX_HEAD_READ
+        data = await self._stream.read(min(max_bytes, most), timeout)
         self._progress.closed_by_server = not data
         return data
 
@@ -100,7 +105,13 @@ class WatchedStream(httpcore.AsyncNetworkStream):
         timeout: float | None = None,  # noqa: ASYNC109 - httpcore's
     ) -> httpcore.AsyncNetworkStream:
         self._progress.enter("tls")
-        return WatchedStream(await self._stream.start_tls(ssl_context, server_hostname, timeout), self._progress)
+        try:
+            stream = await self._stream.start_tls(ssl_context, server_hostname, timeout)
+        except BaseException:  # a cancelled handshake would leave the connection open
+            with anyio.CancelScope(shield=True):
+                await self._stream.aclose()
+            raise
+        return WatchedStream(stream, self._progress)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)

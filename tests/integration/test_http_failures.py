@@ -16,6 +16,7 @@ from anyio.abc import AnyByteStream, SocketAttribute, SocketStream
 from runners.http.addresses import Address
 from schemas import Limits, Status
 from tests.integration.http_support import (
+    BROKEN,
     OPEN,
     PATIENCE,
     SHORT,
@@ -34,16 +35,11 @@ from tests.integration.http_support import (
     open_descriptors,
     prepared,
     raw,
+    redirecting,
     serving,
 )
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    """Run on asyncio, as the worker does."""
-    return "asyncio"
 
 
 @pytest.fixture(scope="module")
@@ -259,18 +255,50 @@ async def test_a_handshake_that_does_not_end() -> None:
     assert (result.error_code, result.error) == ("connect_timeout", "the TLS handshake did not end in time")
 
 
+@pytest.mark.parametrize("verb", ["stop", "kill"])
+async def test_a_handshake_that_is_stopped(verb: str) -> None:
+    """Its connection is closed, too."""
+    begun, gone = anyio.Event(), anyio.Event()
+
+    async def stall(stream: AnyByteStream) -> None:
+        await stream.receive()
+        begun.set()
+        with pytest.raises(BROKEN):
+            await stream.receive()
+        gone.set()
+
+    async with accepting(stall) as server, anyio.create_task_group() as tasks:
+        runner = prepared(f"https://127.0.0.1:{server.port}/", method="POST")
+        tasks.start_soon(finished, runner)
+        with anyio.fail_after(PATIENCE):
+            await begun.wait()
+            getattr(runner, verb)()
+            await gone.wait()
+    assert runner.result is not None
+    assert (runner.result.status, runner.result.side_effect) == (Status.CANCELED, None)
+    assert runner.result.error.endswith(" while it made the connection secure")
+
+
+async def test_a_redirect_from_https_to_http_is_not_followed(certificate: Certificate) -> None:
+    """What was secure stays secure."""
+    async with serving(greet) as plain, serving(redirecting(plain.url()), certificate.context) as server:
+        result = await fetch(server.url(), follow_redirects=True, verify=certificate.pem, policy=OPEN)
+    assert (result.error_code, plain.connections) == ("redirect_blocked", 0)
+    assert result.error == "a redirect was not followed: it leads from https to http"
+
+
 # -- time --------------------------------------------------------------------------------------------------------------
 
 
 @asynccontextmanager
-async def dribbling(beginning: bytes, piece: bytes) -> AsyncIterator[HttpServer]:
-    """Have a server that sends a beginning, and then one small piece after the other for ever."""
+async def endless(beginning: bytes, piece: bytes, pause: float = 0.0) -> AsyncIterator[HttpServer]:
+    """Have a server that sends a beginning, and then one piece after the other for ever, `pause` seconds apart."""
 
     async def handle(connection: Connection) -> None:
         await connection.send(beginning)
         while True:
             await connection.send(piece)
-            await anyio.sleep(0.01)
+            await anyio.sleep(pause)
 
     async with serving(handle) as server:
         yield server
@@ -289,7 +317,7 @@ async def dribbling(beginning: bytes, piece: bytes) -> AsyncIterator[HttpServer]
 )
 async def test_a_slow_server_does_not_stretch_the_time_out(beginning: bytes, piece: bytes, stage: str) -> None:
     """One deadline counts for everything, however much keeps coming; the sentence says what it was at."""
-    async with dribbling(beginning, piece) as server:
+    async with endless(beginning, piece, pause=0.01) as server:
         result = await fetch(server.url(), seconds=SHORT)
         with anyio.fail_after(PATIENCE):
             await server.left.wait()
@@ -301,11 +329,7 @@ async def test_a_slow_server_does_not_stretch_the_time_out(beginning: bytes, pie
 async def test_a_flood_of_1xx_does_not_stretch_the_time_out() -> None:
     """Not even as fast as they can be sent."""
 
-    async def flood(connection: Connection) -> None:
-        while True:
-            await connection.send(b"HTTP/1.1 102 Processing\r\n\r\n" * 1000)
-
-    async with serving(flood) as server:
+    async with endless(b"", b"HTTP/1.1 102 Processing\r\n\r\n" * 1000) as server:
         result = await fetch(server.url(), seconds=SHORT)
     assert (result.status, result.error_code) == ("timeout", "timeout")
 
@@ -356,19 +380,6 @@ async def test_stop_and_kill_close_the_connection(
 
 
 # -- size and encodings ------------------------------------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def endless(head: bytes, piece: bytes) -> AsyncIterator[HttpServer]:
-    """Have a server whose body never ends."""
-
-    async def handle(connection: Connection) -> None:
-        await connection.send(head)
-        while True:
-            await connection.send(piece)
-
-    async with serving(handle) as server:
-        yield server
 
 
 @pytest.mark.parametrize(("mode", "status", "code"), [("truncate", "success", None), ("fail", "failed", "body_limit")])

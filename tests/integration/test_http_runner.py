@@ -11,10 +11,8 @@ from runners.context import Policy
 from schemas import Cause, Status
 from tests.integration.http_support import (
     METADATA,
-    OPEN,
     PATIENCE,
     STRICT,
-    Certificate,
     Connection,
     Names,
     Recorder,
@@ -22,7 +20,6 @@ from tests.integration.http_support import (
     fetch,
     finished,
     greet,
-    make_certificate,
     prepared,
     raw,
     redirecting,
@@ -30,18 +27,6 @@ from tests.integration.http_support import (
 )
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    """Run on asyncio, as the worker does."""
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    """Have a certificate that nobody trusts."""
-    return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 # -- the answer --------------------------------------------------------------------------------------------------------
@@ -397,14 +382,6 @@ async def test_a_redirect_within_a_class_is_followed() -> None:
     async with serving(greet) as other, serving(redirecting(other.url(host="localhost"))) as server:
         result = await fetch(server.url(), follow_redirects=True)
     assert (result.status, other.connections) == (Status.SUCCESS, 1)
-
-
-async def test_a_redirect_from_https_to_http_is_not_followed(certificate: Certificate) -> None:
-    """What was secure stays secure."""
-    async with serving(greet) as plain, serving(redirecting(plain.url()), certificate.context) as server:
-        result = await fetch(server.url(), follow_redirects=True, verify=certificate.pem, policy=OPEN)
-    assert (result.error_code, plain.connections) == ("redirect_blocked", 0)
-    assert result.error == "a redirect was not followed: it leads from https to http"
 
 
 @pytest.mark.parametrize("status", ["307 X", "308 X"])
