@@ -186,7 +186,10 @@ class BadCwdError(StartError):
 
 
 class NetworkError(RunnerError):
-    """A request failed on its way; `retryable` tells where that depends on more than the kind of failure."""
+    """A request failed on its way.
+
+    `retryable` says whether another try may help; whether it does no harm depends on the request.
+    """
 
     status = Status.FAILED
     error_class = ErrorClass.NETWORK
@@ -231,12 +234,14 @@ class HttpProtocolError(NetworkError):
     """What the server sent is not HTTP, or more of it than we take."""
 
     code = "http_protocol"
+    retryable = True
 
 
 class ReadFailedError(NetworkError):
     """The connection broke, or fell silent, before the whole response was there."""
 
     code = "read_error"
+    retryable = True
 
 
 class GuardError(RunnerError):

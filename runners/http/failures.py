@@ -35,11 +35,8 @@ FAILURES: Final = (
 _UNTRUSTED: Final = "the certificate of the server is not trusted"
 
 
-def explain(error: BaseException, progress: Progress, *, idempotent: bool) -> NetworkError:
-    """Return a failure as an error of ours: its kind follows from how far the request had come.
-
-    A request that may have had an effect is worth another try only if a second one does no harm (`idempotent`).
-    """
+def explain(error: BaseException, progress: Progress) -> NetworkError:
+    """Return a failure as an error of ours: its kind follows from how far the request had come."""
     if progress.phase in {"dns", "connect"}:
         if _is_timeout(error):
             return ConnectTimeoutError("the server could not be connected to in time")
@@ -47,12 +44,10 @@ def explain(error: BaseException, progress: Progress, *, idempotent: bool) -> Ne
     if progress.phase == "tls":
         return _explain_tls(error)
     if isinstance(error, httpcore.ProtocolError) and not progress.closed_by_server:
-        return HttpProtocolError(f"the server does not keep to HTTP: {error}", retryable=idempotent)
+        return HttpProtocolError(f"the server does not keep to HTTP: {error}")
     if _is_timeout(error):
-        return ReadFailedError(
-            f"nothing moved for the `read_timeout` while the task {progress.stage}", retryable=idempotent
-        )
-    return ReadFailedError(f"the connection broke while the task {progress.stage}", retryable=idempotent)
+        return ReadFailedError(f"no byte moved within the `read_timeout` while the task {progress.stage}")
+    return ReadFailedError(f"the connection broke while the task {progress.stage}")
 
 
 def _explain_tls(error: BaseException) -> NetworkError:

@@ -35,7 +35,8 @@ class HttpParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """A request, what answer to it is a success, and how far it may go for one.
 
     `body` is text, or any other JSON value, which is sent as JSON; `body_base64` is bytes. `follow_redirects` is a
-    number, or true for 5. `verify` is false for no verification, or PEM certificates to verify with.
+    number, or true for 5. `verify` is false for no verification, or PEM certificates to verify with. Within the
+    `read_timeout` some byte must move, in either direction.
     """
 
     url: str = ""

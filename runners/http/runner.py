@@ -16,6 +16,7 @@ from runners.errors import (
     SUCCESS,
     HttpProtocolError,
     InvalidTaskError,
+    NetworkError,
     Outcome,
     PolicyDeniedError,
     TooManyRedirectsError,
@@ -32,10 +33,8 @@ from .progress import Progress
 from .redirects import Hop, next_hop
 from .resolving import Resolver, resolve
 from .response import MAX_HEADERS, retry_after, shown_headers, shown_url
+from .statuses import StatusSet
 from .transport import GuardedBackend, GuardedTransport
-
-WRITE_TIMEOUT: Final = 30.0
-"""Seconds in which the server must take some more of the request."""
 
 _DEFAULT_HEADERS: Final = {
     "Accept": "*/*",
@@ -72,9 +71,12 @@ class HttpRunner(Runner[HttpParams]):
         try:
             return await self._fetch(params, context)
         except FAILURES as error:
-            raise explain(error, self._progress, idempotent=params.is_idempotent) from None
+            failure = explain(error, self._progress)
+        except NetworkError as error:
+            failure = error
         finally:
             self._note_end(params)
+        return self._judge(failure.outcome, params)
 
     def _check_policy(self, params: HttpParams) -> None:
         profile = self.context.policy.profile
@@ -111,7 +113,7 @@ class HttpRunner(Runner[HttpParams]):
     async def _send(self, transport: GuardedTransport, hop: Hop, params: HttpParams) -> httpx.Response:
         headers = httpx.Headers({**_DEFAULT_HEADERS, **self.context.trace})
         headers.update(hop.headers)
-        seconds = {"connect": params.connect_timeout, "read": params.read_timeout, "write": WRITE_TIMEOUT}
+        seconds = {"connect": params.connect_timeout, "read": params.read_timeout, "write": params.read_timeout}
         request = httpx.Request(
             hop.method,
             hop.url,
@@ -121,7 +123,8 @@ class HttpRunner(Runner[HttpParams]):
             extensions={"timeout": seconds},
         )
         response = await transport.handle_async_request(request)
-        self._cookies.extract_cookies(response)
+        if params.redirects:
+            self._cookies.extract_cookies(response)
         self._note_response(hop.url, response)
         return response
 
@@ -133,7 +136,7 @@ class HttpRunner(Runner[HttpParams]):
         try:
             cut = await self._copy(response, decoder or Identity())
         except CorruptError as error:
-            raise HttpProtocolError(str(error), retryable=params.is_idempotent) from None
+            raise HttpProtocolError(str(error)) from None
         self.ended()
         self._answered = True
         if cut:
@@ -141,7 +144,7 @@ class HttpRunner(Runner[HttpParams]):
             self.report.output_complete = False
             self.report.warnings.append(cut)
         if response.status_code not in params.expected:
-            return _unexpected(response, params)
+            return self._judge(_unexpected(response, params.expected), params)
         return failed("body_limit", cut) if cut and params.on_body_limit == "fail" else SUCCESS
 
     async def _copy(self, response: httpx.Response, decoder: Decoder) -> str:
@@ -177,8 +180,7 @@ class HttpRunner(Runner[HttpParams]):
             url=self._shown(url),
             elapsed=self._progress.elapsed,
         )
-        if not all_kept:
-            self.report.warnings.append(f"response headers beyond {MAX_HEADERS} bytes are left out")
+        self.report.warnings = [] if all_kept else [f"response headers beyond {MAX_HEADERS} bytes are left out"]
 
     def _note_end(self, params: HttpParams) -> None:
         """Note how far it came, whatever ended it."""
@@ -189,19 +191,22 @@ class HttpRunner(Runner[HttpParams]):
         if progress.sent and not self._answered and not params.is_safe:
             report.side_effect = "unknown"
 
+    def _judge(self, outcome: Outcome, params: HttpParams) -> Outcome:
+        """Leave another try to requests that have had no effect yet, or may have it twice."""
+        harmless = params.is_idempotent or not self._progress.sent
+        return structs.replace(outcome, retryable=outcome.retryable and harmless)
+
     def _shown(self, url: httpx.URL) -> str:
         return self._secrets.redact_text(shown_url(str(url)))
 
 
-def _unexpected(response: httpx.Response, params: HttpParams) -> Outcome:
-    """Return the outcome of a status that is no success (RFC 9110, section 15: which of them may pass)."""
+def _unexpected(response: httpx.Response, expected: StatusSet) -> Outcome:
+    """Return the outcome of a status that is no success; some of them are known to pass."""
     status = response.status_code
     answer = f"{status} {responses[status]}" if status in responses else f"{status}"
-    outcome = failed("http_status", f"the server answered {answer}; expected was {params.expected}")
+    outcome = failed("http_status", f"the server answered {answer}; expected was {expected}")
     temporary = status in _TEMPORARY or status >= HTTPStatus.INTERNAL_SERVER_ERROR
-    return structs.replace(
-        outcome, retryable=temporary and params.is_idempotent, retry_after=retry_after(response.headers)
-    )
+    return structs.replace(outcome, retryable=temporary, retry_after=retry_after(response.headers))
 
 
 def _ssl_context(verify: bool | str) -> ssl.SSLContext:  # noqa: FBT001 - the parameter as the task gives it

@@ -12,7 +12,7 @@ import anyio
 import httpcore
 import httpx
 
-from runners.errors import ConnectFailedError, DnsError, GuardError, PolicyDeniedError, RedirectBlockedError
+from runners.errors import DnsError, GuardError, PolicyDeniedError, RedirectBlockedError
 
 from .addresses import Address, AddressClass, classify
 from .guard import Guard, Target
@@ -22,6 +22,8 @@ from .resolving import Resolver
 MAX_READ: Final = 32 * 1024
 MAX_HEAD_READ: Final = 4 * 1024
 """Bytes that are parsed at a time: thousands of tiny responses or chunks must not keep the other tasks waiting."""
+
+MAX_WRITE: Final = 64 * 1024
 
 SocketOptions = Iterable[httpcore.SOCKET_OPTION]
 
@@ -47,8 +49,8 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         addresses = await self._look_up(host, port, timeout)
         self._check(Target(host=host, port=port, came_from=self._came_from), addresses)
         self._progress.enter("connect")
-        share = None if timeout is None else timeout / len(addresses)
-        failure: Exception = ConnectFailedError(f"the host {host!r} has no address")
+        share = None if timeout is None else timeout / max(len(addresses), 1)
+        failure: Exception = DnsError(f"the host {host!r} has no address")
         for address in addresses:
             try:
                 stream = await self._backend.connect_tcp(str(address), port, share, local_address, socket_options)
@@ -93,7 +95,8 @@ class WatchedStream(httpcore.AsyncNetworkStream):
         if self._progress.phase != "request":
             self._progress.enter("request")
         self._progress.sent = True
-        await self._stream.write(buffer, timeout)
+        for start in range(0, len(buffer), MAX_WRITE):  # the time is for each piece, however large the whole
+            await self._stream.write(buffer[start : start + MAX_WRITE], timeout)
 
     async def aclose(self) -> None:
         await self._stream.aclose()

@@ -78,6 +78,22 @@ async def test_a_port_where_nobody_listens() -> None:
     assert "refused" in result.error
 
 
+async def test_a_name_without_an_address() -> None:
+    """There is nowhere to connect to."""
+    result = await fetch("http://empty.test/", resolver=Names(empty_test=[[]]))
+    assert (result.error_code, result.error) == ("dns_error", "the host 'empty.test' has no address")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid"])
+@pytest.mark.parametrize(("method", "retryable", "effect"), [("GET", True, None), ("POST", False, "unknown")])
+async def test_a_redirect_that_leads_nowhere(host: str, method: str, retryable: Any, effect: str | None) -> None:
+    """The first request was sent, and has perhaps done what it should."""
+    async with serving(redirecting(f"http://{host}:{closed_port()}/", "303 See Other")) as server:
+        result = await fetch(server.url(), method=method, follow_redirects=True)
+    assert (result.status, result.error_code) == ("failed", "connect_error" if host == "127.0.0.1" else "dns_error")
+    assert (result.retryable, result.side_effect) == (retryable, effect)
+
+
 async def test_a_server_that_does_not_accept() -> None:
     """Connecting has a time of its own."""
     with full_backlog() as port:
@@ -152,7 +168,17 @@ async def test_a_server_that_falls_silent() -> None:
     async with serving(stall) as server:
         result = await fetch(server.url(), read_timeout=SHORT)
     assert (result.error_code, result.output) == ("read_error", "half")
-    assert result.error == "nothing moved for the `read_timeout` while the task received the body"
+    assert result.error == "no byte moved within the `read_timeout` while the task received the body"
+
+
+async def test_a_server_that_does_not_listen() -> None:
+    """Of a body that is too large for the buffers on the way, some must move, too."""
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        result = await fetch(url, method="POST", body="x" * 20_000_000, read_timeout=SHORT)
+    assert (result.error_code, result.retryable, result.side_effect) == ("read_error", False, "unknown")
+    assert result.error == "no byte moved within the `read_timeout` while the task sent the request"
 
 
 async def test_an_error_that_comes_before_the_whole_request_was_sent() -> None:

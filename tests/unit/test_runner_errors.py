@@ -22,7 +22,7 @@ class Row(NamedTuple):
     exit_code: int | None
 
 
-RETRYABLE = {"spawn_failed", "internal", "dns_error", "connect_error", "connect_timeout"}
+RETRYABLE = {"spawn_failed", "internal", "dns_error", "connect_error", "connect_timeout", "http_protocol", "read_error"}
 GROUPS = {"StartError", "NetworkError", "GuardError"}
 """Classes that only gather others."""
 
