@@ -98,23 +98,19 @@ def merge(context: Context) -> Limits:
     return Limits(**merged)
 
 
-def decide(limits: Limits, policy: Literal["best_effort", "require"], host: Facilities | None) -> Plan:
-    """Return how limits are enforced with a host's facilities; None: for work that is no process of its own.
+def decide(limits: Limits, policy: Literal["best_effort", "require"], host: Facilities) -> Plan:
+    """Return how limits are enforced with a host's facilities.
 
     Raises:
         LimitUnsupportedError: the policy requires a limit that they cannot enforce.
     """
-    means = {
-        name: _without_host(name) if host is None else _means(name, value, host)
-        for name, value in _requested(limits).items()
-    }
+    means = {name: _means(name, value, host) for name, value in requested(limits).items()}
     missing = [f"`limits.{name}`" for name, one in means.items() if one.by == "none"]
     if missing and policy == "require":
         raise LimitUnsupportedError(f"{' and '.join(missing)} cannot be enforced on this worker")
     return Plan(
         applied={
-            name: AppliedLimit(requested=value, enforced_by=means[name].by)
-            for name, value in _requested(limits).items()
+            name: AppliedLimit(requested=value, enforced_by=means[name].by) for name, value in requested(limits).items()
         },
         rlimits={name: values for one in means.values() for name, values in one.rlimits.items()},
         cgroup={name: value for one in means.values() for name, value in one.cgroup.items()},
@@ -124,7 +120,7 @@ def decide(limits: Limits, policy: Literal["best_effort", "require"], host: Faci
 
 def facilities(limits: Limits) -> Facilities:
     """Return what this host has, as far as some limits may need it: our cgroup is divided only for those that do."""
-    wanted = {_CONTROLLERS[name] for name in _requested(limits) if name in _CONTROLLERS}
+    wanted = {_CONTROLLERS[name] for name in requested(limits) if name in _CONTROLLERS}
     divided = division() if wanted else None
     controllers = divided.controllers if divided is not None else frozenset()
     root = os.geteuid() == 0
@@ -137,8 +133,8 @@ def facilities(limits: Limits) -> Facilities:
     )
 
 
-def _requested(limits: Limits) -> dict[str, int | float]:
-    """Return the limits that are given, as plain numbers."""
+def requested(limits: Limits) -> dict[str, int | float]:
+    """Return the limits that are given, as plain numbers by name."""
     given = {name: getattr(limits, name) for name in Limits.__struct_fields__}
     return {
         name: value if isinstance(value, float) else int(value) for name, value in given.items() if value is not None
@@ -158,10 +154,6 @@ def _means(name: str, value: float, host: Facilities) -> _Means:
             return _rlimit("NOFILE", number)
         case "pids" if not host.root:
             return _rlimit("NPROC", number + host.processes)
-    return _without_host(name)
-
-
-def _without_host(name: str) -> _Means:
     return _Means(by="worker" if name == "output" else "none")
 
 

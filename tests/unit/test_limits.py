@@ -106,15 +106,6 @@ def test_a_required_limit_that_is_enforced() -> None:
     assert decide(asked, "require", ROOT) == decide(asked, "best_effort", ROOT)
 
 
-def test_work_without_a_process_has_but_its_output() -> None:
-    """Nothing else about it can be limited, and that is what is said."""
-    limits = Limits(memory=Size(1), cpu_seconds=1, nofile=8, pids=1, cpus=1, output=Size(1))
-    applied = decide(limits, "best_effort", None).applied
-    assert {name for name, one in applied.items() if one.enforced_by != "none"} == {"output"}
-    with pytest.raises(LimitUnsupportedError, match=r"`limits\.memory` and `limits\.cpus` cannot be enforced"):
-        decide(Limits(memory=Size(1), cpus=1), "require", None)
-
-
 def test_no_limits() -> None:
     """A task without limits is not confined, and nothing is looked up for it."""
     assert plan(Context()) == Plan()

@@ -744,7 +744,7 @@ async def test_secrets_among_the_parameters() -> None:
     """What a runner knows to be secret is in neither output nor sentence."""
 
     async def work(runner: ScriptedRunner) -> Outcome:
-        runner.secret_values = ["hush-hush"]
+        runner.keep_secret(["hush-hush"])
         runner.write("it is hush-hush")
         return failed("exit_nonzero", "no hush-hush here")
 
