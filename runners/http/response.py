@@ -13,8 +13,8 @@ from runners.redaction import REPLACEMENT, Secrets, is_secret_name
 
 MAX_HEADERS: Final = 16 * 1024
 """Bytes of response headers that are kept, names and values."""
-LONGEST_WAIT: Final = 366 * 86400.0
-"""Seconds of a `Retry-After` that are believed."""
+LONGEST_WAIT: Final = 86400.0
+"""Seconds of a `Retry-After` that are believed: no server keeps a task for ever."""
 
 _REDACTED: Final = REPLACEMENT.decode()
 _CREDENTIALS: Final = frozenset({

@@ -66,3 +66,23 @@ async def test_the_lists_are_configured(site: Site, web: HttpServer) -> None:
     async with site.worker(**settings):
         result = await site.result(await site.submit("http", "h-4", command=web.url()))
     assert result.status is Status.SUCCESS
+
+
+async def test_another_attempt_waits_for_as_long_as_the_server_asks(site: Site) -> None:
+    """`Retry-After` goes before the task's own delay; all attempts have one key."""
+
+    async def busy_at_first(connection: Connection) -> None:
+        if len(web.requests) == 1:
+            await connection.answer("503 Service Unavailable", Retry_After="1")
+        else:
+            await connection.answer(body=b"done")
+
+    async with serving(busy_at_first) as web, site.worker():
+        events = await site.listen(site.subjects.event("h-5", EventType.RETRYING))
+        retry = {"max_attempts": 2, "delay": 0.01, "on": ["http:503"]}
+        await site.submit("http", "h-5", command=web.url(), args={"method": "POST"}, retry=retry)
+        result = await site.result("h-5")
+        await events.count(1)
+    assert (result.status, result.output, result.attempt) == (Status.SUCCESS, "done", 2)
+    assert [request.headers["idempotency-key"] for request in web.requests] == ["h-5", "h-5"]
+    assert events.events()[0].data["delay"] >= 1
