@@ -1,6 +1,6 @@
 """What passes between a Runner and those around it: its context, its reports, its interruption."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Final, Literal, Protocol
 
@@ -58,6 +58,26 @@ class Watcher(Protocol):
     def watching(self, pid: int, seconds: float) -> AbstractContextManager[None]:
         """Return a scope within which the process may run for so many seconds."""
 
+    def keep_containers(self, socket: str, label: str) -> None:
+        """Stop the containers with a label, through their engine's socket, when we are gone; said once is enough."""
+
+
+class Facility(Protocol):
+    """What all runners of a category share and cannot run without: a Docker engine. It lives on the event loop."""
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why no task can run now, as a sentence; None: as far as we know, it can."""
+
+    async def wait_ready(self) -> None:
+        """Return as soon as tasks can run, looking for it as long as they cannot."""
+
+    async def wait_obstacle(self) -> str:
+        """Return as soon as no task can run, with the reason."""
+
+    async def serve(self) -> None:
+        """Keep house until cancelled: what dead workers have left is removed."""
+
 
 class Policy(Struct, frozen=True, kw_only=True):
     """What the worker lets the tasks of a category do, whatever they ask for; each runner enforces its own part."""
@@ -70,6 +90,8 @@ class Policy(Struct, frozen=True, kw_only=True):
     allow_cidrs: tuple[str, ...] = ()
     own_endpoints: tuple[str, ...] = ()
     """`host:port` of what the worker itself depends on; no task has any business there."""
+    protected: tuple[str, ...] = ()
+    """Paths of the worker's own that no container may see, whatever the profile but `open` says."""
 
 
 class Context(Struct, frozen=True, kw_only=True):
@@ -106,6 +128,41 @@ class Interruption:
         """Set when the grace is over before its time: a kill."""
         if cause is Cause.KILL:
             self.impatient.set()
+
+    @property
+    def why(self) -> str | None:
+        """The reason that was given, or what the cause itself tells."""
+        return self.reason or _REASONS.get(self.cause)
+
+    async def allow(self, end: Callable[[], Awaitable[object]]) -> bool:
+        """Wait for an end within the grace, or until a kill; tell whether it has come."""
+        failure: Exception | None = None
+        came = False
+
+        async def grow_impatient() -> None:
+            await self.impatient.wait()
+            waiting.cancel_scope.cancel()
+
+        with anyio.move_on_after(self.grace):
+            async with anyio.create_task_group() as waiting:
+                waiting.start_soon(grow_impatient)
+                try:
+                    await end()
+                    came = True
+                except Exception as error:  # noqa: BLE001 - raised below, without the group
+                    failure = error
+                waiting.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        return came
+
+
+_REASONS: Final = {
+    Cause.TIMEOUT: "time-out",
+    Cause.OUTPUT_LIMIT: "the output limit",
+    Cause.SHUTDOWN: "the worker is shut down",
+    Cause.LOST: "the task was lost to another worker",
+}
 
 
 class Report(Struct, kw_only=True):

@@ -13,7 +13,9 @@ RunnerError
 │   ├── ArgumentTooLongError       failed   execution  argument_too_long        126
 │   ├── ScriptNotFoundError        failed   execution  script_not_found         127
 │   ├── NotReadableError           failed   execution  not_readable             126
-│   └── BadCwdError                failed   execution  bad_cwd
+│   ├── BadCwdError                failed   execution  bad_cwd
+│   ├── ImageNotFoundError         failed   execution  image_not_found
+│   └── ContainerConfigError       failed   execution  container_config
 ├── NetworkError               the other end could not be reached, or did not keep to the protocol
 │   ├── DnsError                   failed   network    dns_error
 │   ├── ConnectFailedError         failed   network    connect_error
@@ -26,6 +28,10 @@ RunnerError
 │   ├── RedirectBlockedError       failed   execution  redirect_blocked
 │   └── TooManyRedirectsError      failed   execution  too_many_redirects
 ├── SpawnFailedError           error    system     spawn_failed
+├── DockerUnavailableError     error    system     docker_unavailable
+├── DockerUnresponsiveError    error    system     docker_unresponsive
+├── ContainerLostError         error    system     container_lost
+├── ImagePullFailedError       error    network    image_pull_failed
 └── InternalError              error    system     internal
 """
 
@@ -185,6 +191,18 @@ class BadCwdError(StartError):
     code = "bad_cwd"
 
 
+class ImageNotFoundError(StartError):
+    """There is no such image, here or at its registry."""
+
+    code = "image_not_found"
+
+
+class ContainerConfigError(StartError):
+    """The Docker engine refuses to make or start such a container."""
+
+    code = "container_config"
+
+
 class NetworkError(RunnerError):
     """A request failed on its way.
 
@@ -273,6 +291,35 @@ class SpawnFailedError(RunnerError):
     """The machine had no process, memory or descriptor to spare."""
 
     code = "spawn_failed"
+    retryable = True
+
+
+class DockerUnavailableError(RunnerError):
+    """The Docker engine cannot be reached, or has nothing to spare."""
+
+    code = "docker_unavailable"
+    retryable = True
+
+
+class DockerUnresponsiveError(RunnerError):
+    """The Docker engine does not answer in time."""
+
+    code = "docker_unresponsive"
+    retryable = True
+
+
+class ContainerLostError(RunnerError):
+    """The container is gone, or was ended with its engine."""
+
+    code = "container_lost"
+    retryable = True
+
+
+class ImagePullFailedError(RunnerError):
+    """The image's registry could not be reached, or was too slow."""
+
+    error_class = ErrorClass.NETWORK
+    code = "image_pull_failed"
     retryable = True
 
 

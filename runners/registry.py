@@ -7,6 +7,8 @@ from schemas.subjects import is_category
 
 from .base import Runner
 from .command import CommandRunner
+from .context import Facility
+from .docker import DockerRunner, Engine
 from .errors import UnknownCategoryError
 from .script import ScriptRunner
 
@@ -19,9 +21,10 @@ class Registry:
 
     def __init__(self) -> None:
         self._factories: dict[str, RunnerFactory] = {}
+        self._facilities: dict[str, Facility] = {}
 
-    def register(self, category: str, factory: RunnerFactory) -> None:
-        """Let `factory` make the Runners of a category.
+    def register(self, category: str, factory: RunnerFactory, facility: Facility | None = None) -> None:
+        """Let `factory` make the Runners of a category, with what they share and cannot run without.
 
         Raises:
             ValueError: the name cannot be a subject's token, or the category is taken.
@@ -31,6 +34,8 @@ class Registry:
         if category in self._factories:
             raise ValueError(f"the category {category!r} is registered twice")
         self._factories[category] = factory
+        if facility is not None:
+            self._facilities[category] = facility
 
     def create(self, category: str) -> Runner[Any]:
         """Make the Runner for one task.
@@ -45,6 +50,10 @@ class Registry:
             )
         return factory()
 
+    def facility(self, category: str) -> Facility | None:
+        """Return what a category's runners cannot run without; None: they can always run."""
+        return self._facilities.get(category)
+
     def __contains__(self, category: object) -> bool:
         return category in self._factories
 
@@ -58,6 +67,8 @@ def default_registry() -> Registry:
     registry.register("command", CommandRunner)
     registry.register("script", ScriptRunner)
     registry.register("http", _http)
+    engine = Engine()
+    registry.register("docker", lambda: DockerRunner(engine), engine)
     return registry
 
 

@@ -117,8 +117,8 @@ class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
     def __post_init__(self) -> None:
         if self.timeout is not None and self.timeout <= 0:
             raise ValueError("`timeout` must be more than 0")
-        _check_environment("env", self.env)
-        _check_environment("secret_env", self.secret_env)
+        check_environment("env", self.env)
+        check_environment("secret_env", self.secret_env)
         if both := self.env.keys() & self.secret_env.keys():
             raise ValueError(f"`{min(both)}` is given in both `env` and `secret_env`")
         if self.cwd is not None and (not self.cwd or "\0" in self.cwd):
@@ -160,7 +160,12 @@ class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
             raise ValueError(f"the `id` of a recurring task has at most {MAX_RECURRING_ID} characters")
 
 
-def _check_environment(name: str, variables: dict[str, str]) -> None:
+def check_environment(name: str, variables: dict[str, str]) -> None:
+    """Refuse what no process can be given.
+
+    Raises:
+        ValueError: a name or value; the text says which.
+    """
     for key, value in variables.items():
         if not key or "=" in key or "\0" in key:
             raise ValueError(f"`{name}` has the name {key!r}: a name must not be empty or contain '=' or a NUL byte")

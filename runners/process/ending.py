@@ -6,8 +6,6 @@ from typing import Final, Literal
 import anyio
 
 from runners.context import Context, Interruption, Report
-from schemas import Cause
-
 from .cgroup import Cgroup
 from .keeper import send
 from .leader import Process
@@ -42,7 +40,7 @@ class Ending:
             self._send(signal.SIGTERM, leader_only=scope == "leader")
             self._process.signal(signal.SIGCONT)  # a stopped process does not act on SIGTERM
             self._announce(interruption, signal.SIGTERM)
-            await _exit_or_impatience(self._watch, interruption)
+            await interruption.allow(self._watch.exited.wait)
         if self._watch.exited.is_set():
             return
         self.kill(spread=spread)
@@ -82,31 +80,5 @@ class Ending:
 
     def _announce(self, interruption: Interruption, number: signal.Signals) -> None:
         self._reporter.stopping(
-            {
-                "by": interruption.by,
-                "reason": interruption.reason or _REASONS.get(interruption.cause),
-                "signal": number.name,
-            }
+            {"by": interruption.by, "reason": interruption.why, "signal": number.name}
         )
-
-
-async def _exit_or_impatience(watch: ExitWatch | ThreadedExitWatch, interruption: Interruption) -> None:
-    """Wait for the exit, the end of the grace, or a kill."""
-
-    async def grow_impatient() -> None:
-        await interruption.impatient.wait()
-        waiting.cancel_scope.cancel()
-
-    with anyio.move_on_after(interruption.grace):
-        async with anyio.create_task_group() as waiting:
-            waiting.start_soon(grow_impatient)
-            await watch.exited.wait()
-            waiting.cancel_scope.cancel()
-
-
-_REASONS: Final = {
-    Cause.TIMEOUT: "time-out",
-    Cause.OUTPUT_LIMIT: "the output limit",
-    Cause.SHUTDOWN: "the worker is shut down",
-    Cause.LOST: "the task was lost to another worker",
-}

@@ -10,9 +10,13 @@ from runners.context import Context
 
 def environment(context: Context) -> dict[str, str]:
     """Return the baseline, then what the task gives, then who it is."""
+    return {**_baseline(), **task_variables(context)}
+
+
+def task_variables(context: Context) -> dict[str, str]:
+    """Return what the task gives, then who it is; a container's baseline is its image's own."""
     task = context.task
     return {
-        **_baseline(),
         **task.env,
         **task.secret_env,
         "TASK_ID": task.id or "",

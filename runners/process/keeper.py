@@ -15,7 +15,8 @@ The keeper is the pid that people see: it passes SIGTERM, SIGINT and SIGHUP on, 
 
 The worker finds two descriptors in its environment, as `READ,WRITE` in PIPES_VARIABLE: one that never says anything
 until its end, and one to say what has to end although the worker may be frozen. `run PID SECONDS` means to kill that
-task, unless `end PID` comes within so many seconds.
+task, unless `end PID` comes within so many seconds. `containers LABEL SOCKET` means to end the containers that have
+that label, through the Docker engine's socket, when the worker has ended.
 
 Standard library only, single-threaded, and sparing with imports: it must stay small.
 """
@@ -27,12 +28,18 @@ import signal
 import sys
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+
 PIPES_VARIABLE = "_JETRUNNER_KEEPER"
 GRACE = 5.0
 """Seconds that orphaned tasks have between SIGTERM and SIGKILL: much less than any lease."""
 
 _PR_SET_CHILD_SUBREAPER = 36
 _POLL = 0.02
+_ENGINE_PATIENCE = 2.0
+"""Seconds that a Docker engine may take to answer."""
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -84,6 +91,7 @@ class Keeper:
         become_subreaper()
         self._said = b""
         self._deadlines: dict[int, float] = {}
+        self._containers: tuple[str, str] | None = None
         self._wakeup = _signal_pipe()
         self._worker = 0
         self._early: list[int] = []
@@ -107,7 +115,10 @@ class Keeper:
                 elif not data:
                     poll.unregister(descriptor)
             self._enforce_deadlines()
+        stopping = stop_containers(*self._containers) if self._containers else []
         end_descendants()
+        if self._containers:
+            remove_containers(*self._containers, stopping)
         return code
 
     def _forward(self, number: int, _: object) -> None:
@@ -136,11 +147,14 @@ class Keeper:
     def _listen(self, data: bytes) -> None:
         *lines, self._said = (self._said + data).split(b"\n")
         for line in lines:
-            verb, pid, *seconds = line.split()
-            if verb == b"run":
-                self._deadlines[int(pid)] = time.monotonic() + float(seconds[0])
-            else:
-                self._deadlines.pop(int(pid), None)
+            verb, what, *more = line.split(maxsplit=2)
+            match verb:
+                case b"run":
+                    self._deadlines[int(what)] = time.monotonic() + float(more[0])
+                case b"end":
+                    self._deadlines.pop(int(what), None)
+                case b"containers":
+                    self._containers = what.decode(), os.fsdecode(more[0])
 
     def _enforce_deadlines(self) -> None:
         """Kill the tasks that a worker in order would have ended; it has not reaped them, so their pids are theirs."""
@@ -162,6 +176,69 @@ def end_descendants() -> None:
             for pid in descendants(os.getpid()):
                 send(pid, signal.SIGKILL)
         time.sleep(_POLL)
+
+
+def stop_containers(label: str, engine: str) -> list["socket.socket"]:
+    """Ask the engine to stop the containers that have a label, with its SIGKILL after GRACE.
+
+    Returns the connections: the engine answers on them once a container has ended.
+    """
+    query = f"?t={GRACE:.0f}"
+    asked = (_ask(engine, "POST", f"/containers/{one}/stop{query}") for one in _list_containers(label, engine))
+    return [connection for connection in asked if connection is not None]
+
+
+def remove_containers(label: str, engine: str, stopping: list["socket.socket"]) -> None:
+    """Remove the containers that have a label, once they have been stopped; what hangs is left to other workers."""
+    patience = time.monotonic() + GRACE + _ENGINE_PATIENCE
+    for connection in stopping:
+        _answer(connection, max(0.01, patience - time.monotonic()))
+    for one in _list_containers(label, engine):
+        removing = _ask(engine, "DELETE", f"/containers/{one}?force=1&v=1")
+        if removing is not None:
+            _answer(removing, _ENGINE_PATIENCE)
+
+
+def _list_containers(label: str, engine: str) -> list[str]:
+    import json  # noqa: PLC0415 - only the few keepers that need it, and only when their worker has ended
+    from urllib.parse import quote  # noqa: PLC0415 - as json
+
+    filters = quote(json.dumps({"label": [label]}))
+    listing = _ask(engine, "GET", f"/containers/json?all=1&filters={filters}")
+    answer = _answer(listing, _ENGINE_PATIENCE) if listing is not None else b""
+    try:
+        return [container["Id"] for container in json.loads(answer)]
+    except (ValueError, TypeError, KeyError):
+        return []
+
+
+def _ask(engine: str, verb: str, path: str) -> "socket.socket | None":
+    """Send a request; HTTP/1.0, so that the answer ends with the connection."""
+    import socket  # noqa: PLC0415 - as json
+
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(_ENGINE_PATIENCE)
+    try:
+        connection.connect(engine)
+        connection.sendall(f"{verb} {path} HTTP/1.0\r\nHost: docker\r\nContent-Length: 0\r\n\r\n".encode())
+    except OSError:
+        connection.close()
+        return None
+    return connection
+
+
+def _answer(connection: "socket.socket", patience: float) -> bytes:
+    """Return the body of an answer, empty if there is none in time."""
+    answer = b""
+    try:
+        connection.settimeout(patience)
+        while piece := connection.recv(65536):
+            answer += piece
+    except OSError:
+        return b""
+    finally:
+        connection.close()
+    return answer.partition(b"\r\n\r\n")[2]
 
 
 def _has_children() -> bool:

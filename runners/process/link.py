@@ -65,6 +65,10 @@ class KeeperLink:
         """Let a process live."""
         self._say(f"end {pid}\n")
 
+    def keep_containers(self, socket: str, label: str) -> None:
+        """Let the keeper stop the containers with a label, through their engine's socket, when we are gone."""
+        self._say(f"containers {label} {socket}\n")
+
     def _say(self, line: str) -> None:
         try:
             os.write(self._saying, line.encode())
