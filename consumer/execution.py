@@ -1,5 +1,6 @@
 """One task's execution: its Runner found and prepared, its reports published, its Result made."""
 
+import functools
 import logging
 import os
 from collections.abc import Mapping
@@ -16,11 +17,14 @@ from runners.spool import Spool
 from schemas import Cause, Control, EventType, Result, Status, Task, Verb, utc_now
 
 from .endpoints import own_endpoints
+from .errors import ServerError
 from .events import Events
 from .lease import Lease
 from .message import trace_context
+from .nats_context import config_dir
 from .output import OutputLog, OutputPublisher, close_all
 from .request import TaskRequest
+from .server import data_dir
 from .services import Services
 from .unstarted import refused
 
@@ -200,6 +204,7 @@ class Execution:
             allow_hosts=settings.allow_hosts,
             allow_cidrs=settings.allow_cidrs,
             own_endpoints=own_endpoints(self._services.connection.server, os.environ),
+            protected=_own_paths(),
         )
 
     def _timeout(self, task: Task, category: str) -> float:
@@ -211,6 +216,15 @@ class Execution:
                 f"`timeout` is {task.timeout:g} s; runners.{category}.max_timeout allows {settings.max_timeout:g} s"
             )
         return task.timeout
+
+
+@functools.cache
+def _own_paths() -> tuple[str, ...]:
+    """Return where we keep what no task may see: the embedded server's store, and the contexts' credentials."""
+    try:
+        return (str(data_dir()), str(config_dir(os.environ)))
+    except ServerError:  # without a home there is neither
+        return ()
 
 
 def _first(*sizes: int | None) -> int | None:

@@ -143,8 +143,13 @@ def _timeout(environ: Mapping[str, str]) -> float | None:
     return float(seconds)
 
 
+def config_dir(environ: Mapping[str, str]) -> Path:
+    """Return where the `nats` command keeps its contexts, and people their credentials."""
+    return Path(environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME") or "/", ".config"), "nats")
+
+
 def _context(config: NatsConfig, environ: Mapping[str, str]) -> _Settings | None:
-    directory = Path(environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME") or "/", ".config"), "nats")
+    directory = config_dir(environ)
     selection = directory / "context.txt"
     for name, origin in (
         (config.context, "`nats.context`"),

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from cyclopts import Parameter
@@ -24,6 +24,9 @@ _FOR: Final = {
     "interpreter": "script",
     "on_worker": "script",
     "volume": "docker",
+    "network": "docker",
+    "user": "docker",
+    "pull": "docker",
     "method": "http",
     "header": "http",
     "body": "http",
@@ -48,6 +51,12 @@ class RunnerOptions:
     """The script's FILE is on the worker, not here."""
     volume: tuple[str, ...] = ()
     """Of a container: /host:/container or /host:/container:ro; may be repeated."""
+    network: str | None = None
+    """Of a container: none, or a network of its engine."""
+    user: str | None = None
+    """Of a container: who it runs as."""
+    pull: Literal["never", "if_missing", "always"] | None = None
+    """When a container's image is pulled; by default if it is missing."""
     method: Annotated[str | None, Parameter(name=["--method", "-X"])] = None
     """Of an HTTP request."""
     header: Annotated[tuple[str, ...], Parameter(name=["--header", "-H"])] = ()
@@ -92,8 +101,7 @@ class RunnerOptions:
             case "script":
                 return self._script(words)
             case "docker":
-                image = {"image": words.pop(0)} if words else {}
-                return image | ({"volumes": [*self.volume]} if self.volume else {})
+                return self._container(words)
             case "http":
                 return self._request()
         return {}
@@ -107,6 +115,13 @@ class RunnerOptions:
             if self.interpreter is None:
                 parameters |= _interpreter(name, text)
         return parameters | ({"interpreter": self.interpreter} if self.interpreter else {})
+
+    def _container(self, words: list[str]) -> dict[str, Any]:
+        parameters: dict[str, Any] = {"image": words.pop(0)} if words else {}
+        if self.volume:
+            parameters["volumes"] = [*self.volume]
+        given = {"network": self.network, "user": self.user, "pull": self.pull}
+        return parameters | {name: value for name, value in given.items() if value}
 
     def _request(self) -> dict[str, Any]:
         parameters: dict[str, Any] = {}

@@ -132,11 +132,12 @@ class Container:
         while True:
             silent = await self._silence()
             state = await self._look(0 if silent else patience)
+            if state is None and not silent:
+                await self._reattach()
+                state = await self._look(0)  # of one that has ended meanwhile, the streams would be silent for ever
+                patience = min(2 * patience, _LONGEST_WAIT)
             if state is not None:
                 return state
-            if not silent:
-                await self._reattach()
-                patience = min(2 * patience, _LONGEST_WAIT)
 
     async def _silence(self) -> bool:
         """Wait for the end of the streams; return True if nothing but silence came."""
@@ -221,11 +222,11 @@ class Container:
         attachment = self._attachment
         if attachment is None:
             return
-        if self._begun and not self.is_unreachable:
+        if self._begun and self._report.output_complete and not self.is_unreachable:
             with anyio.move_on_after(self._runner.context.drain_window):
                 await attachment.closed.wait()
         if not attachment.closed.is_set():
-            self._report.output_complete = not self._begun
+            self._report.output_complete &= not self._begun
             attachment.close()
         if self._begun and self._state is None and not self.is_unreachable:
             with suppress(RunnerError, RefusedError):

@@ -126,6 +126,8 @@ class Engine:
             with anyio.fail_after(patience):
                 answer = await self.on_thread(lambda: function(self._connect()))
         except (DockerUnavailableError, DockerUnresponsiveError) as error:
+            if self._sdk is not None:
+                self._sdk.close()  # an engine on its way out still answers on the connections that it has
             self._breaker.open(str(error))
             raise
         except TimeoutError:
@@ -165,20 +167,34 @@ class Engine:
         live = frozenset(self.live)  # not earlier: whatever is younger than this is not in the list
         return await self.on_thread(lambda: {one.id for one in listed if is_wanted(one, self.lock, live, time.time())})
 
+    def close(self) -> None:
+        """Close what is open, and let go of our lock."""
+        atexit.unregister(self.close)
+        if self._sdk is not None:
+            self._sdk.close()
+        if self._owner is not None:
+            self._owner.leave(owing=self._owing or bool(self.live))
+        self._sdk = self._owner = None
+
     def owe(self) -> None:
         """Leave a container to the next reconciliation, ours or another worker's."""
         self._owing = True
 
     def _connect(self) -> "Sdk":
-        with self._connecting:
-            if self._sdk is None:
-                from .sdk import Sdk  # noqa: PLC0415 - a worker without docker tasks has no use for the library
+        """Return the one connection, which asks the engine for its version when it is made."""
+        from .sdk import API_TIMEOUT, Sdk  # noqa: PLC0415 - a worker without docker tasks has no use for the library
 
+        if not self._connecting.acquire(timeout=API_TIMEOUT):  # not in turn, each for as long as a hanging engine takes
+            raise DockerUnresponsiveError("the Docker engine does not answer in time")
+        try:
+            if self._sdk is None:
                 self._sdk = Sdk(self.url, THREADS)
             if self._owner is None:
-                owner = self._owner = Owner()
-                atexit.register(lambda: owner.leave(owing=self._owing or bool(self.live)))
+                self._owner = Owner()
+                atexit.register(self.close)
             return self._sdk
+        finally:
+            self._connecting.release()
 
 
 def remove(container: str, sdk: "Sdk") -> None:

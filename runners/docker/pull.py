@@ -1,5 +1,6 @@
 """Pulling an image: its own time limit, and progress while it lasts."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -30,10 +31,11 @@ async def pull(engine: Engine, image: str, limit: float, progress: Callable[...,
     progress(stage="pull", image=image, status="begun")
     listener = _Listener(image, progress)
     try:
-        await engine.call(lambda sdk: sdk.pull(image, listener.take), patience=limit)
+        with anyio.fail_after(limit):  # the registry's slowness is not the engine's
+            await engine.call(lambda sdk: sdk.pull(image, listener.take), patience=math.inf)
     except RefusedError as error:
         raise pull_refusal(image, error.text, error.status) from None
-    except DockerUnresponsiveError:
+    except (DockerUnresponsiveError, TimeoutError):
         raise ImagePullFailedError(f"the image {image!r} could not be pulled within {limit:g} s") from None
     finally:
         listener.given_up.set()

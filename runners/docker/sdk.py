@@ -84,9 +84,7 @@ class Sdk:
     def attach(self, container: str, *, stdin: bool) -> socket.socket:
         """Return a socket of the container's streams, non-blocking and the caller's own."""
         with _translated():
-            stream = self._client.attach_socket(container, {**_ATTACHED, "stdin": int(stdin)})
-            attached = socket.socket(fileno=os.dup(stream.fileno()))
-            stream.close()
+            attached: socket.socket = self._client.take_streams(container, {**_ATTACHED, "stdin": int(stdin)})
         attached.setblocking(False)  # noqa: FBT003 - it takes no keyword
         return attached
 
@@ -156,7 +154,16 @@ class Sdk:
 
 
 class _Client(docker.APIClient):  # type: ignore[misc]
-    """A client without calls that may last for ever."""
+    """A client without calls that may last for ever, and with attached sockets that one can close."""
+
+    def take_streams(self, container: str, params: Mapping[str, int]) -> socket.socket:
+        """Attach, and take the socket out of the library's hands: it would be closed only with its garbage."""
+        url, headers = self._url("/containers/{0}/attach", container), {"Connection": "Upgrade", "Upgrade": "tcp"}
+        response = self._post(url, headers=headers, params=params, stream=True)
+        try:
+            return socket.socket(fileno=os.dup(self._get_raw_response_socket(response).fileno()))
+        finally:
+            response.close()
 
     def _set_request_timeout(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         if kwargs.get("timeout") is None:  # pull asks for none

@@ -87,6 +87,8 @@ def test_a_container_is_an_image_and_a_command() -> None:
         env={"K": "V"},
     )
     assert made("docker", "hello-world") == Task(args={"image": "hello-world"})
+    runner = {"network": "none", "user": "1000", "pull": "always"}
+    assert made("docker", "i", runner=runner) == Task(args={"image": "i", **runner})
 
 
 def test_a_request_is_a_url_and_what_belongs_to_it(script: Path) -> None:

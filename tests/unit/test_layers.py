@@ -75,7 +75,7 @@ def test_only_the_consumer_knows_nats() -> None:
     ("package", "place"),
     [
         ("opentelemetry", "consumer/telemetry.py"),
-        ("docker", "runners/docker.py"),
+        ("docker", "runners/docker/sdk.py"),
         ("httpx", "runners/http/"),
         ("httpcore", "runners/http/"),
     ],

@@ -6,6 +6,7 @@ import pytest
 
 from runners.base import Runner
 from runners.command import CommandRunner
+from runners.docker import DockerRunner, Engine
 from runners.errors import UnknownCategoryError
 from runners.http.runner import HttpRunner
 from runners.registry import Registry, default_registry
@@ -95,8 +96,17 @@ def test_registries_share_nothing() -> None:
 
 
 def test_the_built_in_runners() -> None:
-    """`command`, `script` and `http` are there from the start."""
+    """`command`, `script`, `docker` and `http` are there from the start."""
     registry = default_registry()
     assert isinstance(registry.create("command"), CommandRunner)
     assert isinstance(registry.create("script"), ScriptRunner)
+    assert isinstance(registry.create("docker"), DockerRunner)
     assert isinstance(registry.create("http"), HttpRunner)
+
+
+def test_what_a_category_cannot_run_without() -> None:
+    """Docker tasks share an engine; a command needs nothing, and neither does what nobody runs."""
+    registry = default_registry()
+    assert isinstance(registry.facility("docker"), Engine)
+    assert registry.facility("command") is None
+    assert registry.facility("nosuch") is None
