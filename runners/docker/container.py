@@ -41,8 +41,6 @@ LOOK_INTERVAL: Final = 30.0
 """Seconds of silence after which an engine is asked: a connection can die without a word."""
 _FIRST_WAIT: Final = 1.0
 _LONGEST_WAIT: Final = 30.0
-_IMPATIENT: Final = 5.0
-"""Seconds that the engine may take to answer when a task has to end."""
 
 T = TypeVar("T")
 
@@ -169,7 +167,7 @@ class Container:
         return state
 
     async def _wait(self, seconds: float) -> bool:
-        return await self._engine.call(lambda sdk: sdk.wait(self.id, seconds), patience=seconds + _IMPATIENT)
+        return await self._engine.call(lambda sdk: sdk.wait(self.id, seconds), patience=seconds + self._engine.patience)
 
     async def _reattach(self) -> None:
         """Take the streams over again; what was said meanwhile is lost."""
@@ -197,7 +195,7 @@ class Container:
 
     async def _stop(self, interruption: Interruption) -> bool:
         """Let the engine stop it, and kill it in our stead should we die; tell whether it ended within the grace."""
-        state = await self._engine.call(lambda sdk: sdk.inspect(self.id), patience=_IMPATIENT)
+        state = await self._engine.call(lambda sdk: sdk.inspect(self.id), patience=self._engine.patience)
         if not state.running:
             return True
         self._announce(interruption, state.stop_signal)
@@ -207,7 +205,7 @@ class Container:
         )
 
     async def _kill(self, interruption: Interruption) -> None:
-        if not await self._engine.call(lambda sdk: sdk.kill(self.id), patience=_IMPATIENT):
+        if not await self._engine.call(lambda sdk: sdk.kill(self.id), patience=self._engine.patience):
             return
         self._announce(interruption, "SIGKILL")
         if not await self._wait(KILL_WINDOW):
@@ -230,7 +228,7 @@ class Container:
             attachment.close()
         if self._begun and self._state is None and not self.is_unreachable:
             with suppress(RunnerError, RefusedError):
-                self._state = await self._engine.call(lambda sdk: sdk.inspect(self.id), patience=_IMPATIENT)
+                self._state = await self._engine.call(lambda sdk: sdk.inspect(self.id), patience=self._engine.patience)
         if self._state is not None:
             self._note(self._state)
 

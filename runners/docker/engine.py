@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from .sdk import Sdk
 
 DEFAULT_URL: Final = "unix:///var/run/docker.sock"
-PROBE_TIMEOUT: Final = 5.0
-"""Seconds that a probe may take."""
+PATIENCE: Final = 5.0
+"""Seconds that it may take to answer a simple question where someone waits for the answer."""
 CALL_TIMEOUT: Final = 40.0
 """Seconds that no call takes: each has a shorter limit of its own, but threads may be taken by those that hang."""
 RECONCILE_INTERVAL: Final = 60.0
@@ -49,8 +49,9 @@ class Engine:
     `url` is as in `DOCKER_HOST`, which it defaults to. `live` are the names of the containers that our tasks have.
     """
 
-    def __init__(self, url: str | None = None) -> None:
+    def __init__(self, url: str | None = None, *, patience: float = PATIENCE) -> None:
         self.url = url or os.environ.get("DOCKER_HOST") or DEFAULT_URL
+        self.patience = patience
         self.live: set[str] = set()
         self._limiter = anyio.CapacityLimiter(THREADS)
         self._connecting = threading.Lock()
@@ -106,7 +107,7 @@ class Engine:
             DockerUnavailableError: it cannot be reached.
             DockerUnresponsiveError: it does not answer in time.
         """
-        await self.call(lambda sdk: sdk.ping(), patience=PROBE_TIMEOUT)
+        await self.call(lambda sdk: sdk.ping(), patience=self.patience)
 
     async def facts(self) -> Facts:
         """Return what it can do; asked once."""

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -13,9 +14,9 @@ from tests.conftest import IMAGE, client
 
 
 @pytest.fixture
-def docker_site(idle_site: Site, engine_url: str) -> Site:
+def docker_site(idle_site: Site, engine_url: str, tmp_path: Path) -> Site:
     """Have a site of the test's own whose workers know the engine."""
-    idle_site.environ["DOCKER_HOST"] = engine_url
+    idle_site.environ |= {"DOCKER_HOST": engine_url, "TMPDIR": str(tmp_path)}
     return idle_site
 
 

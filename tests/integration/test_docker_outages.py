@@ -10,7 +10,6 @@ import pytest
 
 from runners.command import CommandRunner
 from runners.docker import Engine
-from runners.docker.engine import PROBE_TIMEOUT
 from runners.errors import DockerUnavailableError
 from schemas import Cause, Result, Status
 from tests.conftest import Dockerd, client
@@ -22,6 +21,10 @@ pytestmark = [
     # The library leaves a socket that it could not connect to its garbage collection.
     pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"),
 ]
+
+
+IMPATIENCE = 1.5
+"""Seconds after which these tests give up on an engine."""
 
 
 @pytest.fixture
@@ -47,7 +50,7 @@ async def proxy(engine_url: str) -> AsyncIterator[Proxy]:
 @pytest.fixture
 async def engine(proxy: Proxy, engine_url: str) -> AsyncIterator[Engine]:
     """Have an engine behind the proxy, on which a test leaves no container."""
-    engine = Engine(proxy.url)
+    engine = Engine(proxy.url, patience=IMPATIENCE)
     try:
         yield engine
         with client(engine_url) as docker:
@@ -99,7 +102,7 @@ async def test_an_engine_that_hangs_before_the_start(proxy: Proxy, engine: Engin
     begin = time.monotonic()
     result = await Run(engine, command="true").to_its_end()
     assert ended(result) == (Status.ERROR, None, "docker_unresponsive")
-    assert time.monotonic() - begin < PROBE_TIMEOUT + 5
+    assert time.monotonic() - begin < IMPATIENCE + 5
     assert result.retryable
 
 
@@ -197,7 +200,7 @@ async def test_the_house_is_kept_when_the_engine_is_back(proxy: Proxy, engine: E
 
 async def test_a_frozen_engine(dockerd: Dockerd) -> None:
     """A real one that stands still is as one that hangs."""
-    engine = Engine(dockerd.url)
+    engine = Engine(dockerd.url, patience=IMPATIENCE)
     run = Run(engine, script=READY_AND_SLEEP, timeout=1, grace=LONG)
     try:
         async with run.ready():

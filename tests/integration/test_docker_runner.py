@@ -19,7 +19,7 @@ from tests.integration.docker_runs import LONG, READY_AND_SLEEP, Run
 pytestmark = pytest.mark.anyio
 
 AT_ONCE = 8
-EACH = 4
+EACH = 3
 """Containers that each of those makes, one after the other."""
 
 
@@ -330,7 +330,7 @@ async def test_a_container_stopped_before_its_start_never_runs(engine: Engine) -
 
 async def test_a_stop_while_the_container_is_made_ends_it(engine: Engine) -> None:
     """Whatever stage the stop comes at, the container is gone in the end."""
-    for turns in range(0, 60, 3):
+    for turns in range(0, 60, 6):
         run = Run(engine, script=READY_AND_SLEEP, grace=0.1)
         with anyio.fail_after(LONG):
             async with anyio.create_task_group() as group:
