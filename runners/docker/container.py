@@ -155,19 +155,23 @@ class Container:
         except RefusedError as error:
             if error.status == NOT_FOUND:
                 raise ContainerLostError(f"the container is gone: {error.text}") from None
-            raise ContainerLostError(f"the engine knows no more of the container: {error.text}") from None
+            logger.warning("the engine does not tell of container %s: %s", self.id, error)
+            await anyio.sleep(_FIRST_WAIT)
+            return None
         except (DockerUnavailableError, DockerUnresponsiveError):
             self._outage = True
             await self._engine.wait_ready()
             return None
         if state.running:
+            self._outage = False
             return None
         if self._outage and state.exit_code:
             raise ContainerLostError(f"the engine went away, and the container ended with {state.exit_code}")
         return state
 
     async def _wait(self, seconds: float) -> bool:
-        return await self._engine.call(lambda sdk: sdk.wait(self.id, seconds), patience=seconds + self._engine.patience)
+        patience = seconds + self._engine.patience
+        return await self._engine.call(lambda sdk: sdk.wait(self.id, seconds), patience=patience, lasting=True)
 
     async def _reattach(self) -> None:
         """Take the streams over again; what was said meanwhile is lost."""
@@ -200,8 +204,9 @@ class Container:
             return True
         self._announce(interruption, state.stop_signal)
         seconds = math.ceil(interruption.grace) + 1
+        patience = seconds + KILL_WINDOW
         return await interruption.allow(
-            lambda: self._engine.call(lambda sdk: sdk.stop(self.id, seconds), patience=seconds + KILL_WINDOW)
+            lambda: self._engine.call(lambda sdk: sdk.stop(self.id, seconds), patience=patience, lasting=True)
         )
 
     async def _kill(self, interruption: Interruption) -> None:

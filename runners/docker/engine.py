@@ -22,6 +22,7 @@ from .breaker import Breaker
 from .owner import Owner, sweep
 from .reconcile import Listed, is_wanted
 from .spec import LOCK_LABEL, Facts
+from .verdict import RefusedError
 
 if TYPE_CHECKING:
     from .sdk import Sdk
@@ -34,7 +35,9 @@ CALL_TIMEOUT: Final = 40.0
 RECONCILE_INTERVAL: Final = 60.0
 """Seconds between two looks for what dead workers have left."""
 THREADS: Final = 20
-"""Calls at once: two for each of eight tasks, and some."""
+"""Short calls at once: two for each of eight tasks, and some."""
+_CONNECTIONS: Final = 100
+"""Connections that are kept for the next call, if so many calls were made at once."""
 
 _UNIX: Final = "unix://"
 
@@ -115,8 +118,11 @@ class Engine:
             self._facts = await self.call(lambda sdk: sdk.facts())
         return self._facts
 
-    async def call(self, function: "Callable[[Sdk], T]", *, patience: float = CALL_TIMEOUT) -> T:
+    async def call(self, function: "Callable[[Sdk], T]", *, patience: float = CALL_TIMEOUT, lasting: bool = False) -> T:
         """Call the engine on a thread, for so many seconds at most; a cancellation leaves the thread to itself.
+
+        A `lasting` call is one that is meant to take its time: it has a thread beside the limited ones, of which
+        there are at most two for each task.
 
         Raises:
             DockerUnavailableError: it cannot be reached.
@@ -125,11 +131,15 @@ class Engine:
         """
         try:
             with anyio.fail_after(patience):
-                answer = await self.on_thread(lambda: function(self._connect()))
+                limiter = anyio.CapacityLimiter(1) if lasting else self._limiter
+                answer = await self._on_thread(lambda: function(self._connect()), limiter)
         except (DockerUnavailableError, DockerUnresponsiveError) as error:
             if self._sdk is not None:
                 self._sdk.close()  # an engine on its way out still answers on the connections that it has
             self._breaker.open(str(error))
+            raise
+        except RefusedError:
+            self._breaker.close()
             raise
         except TimeoutError:
             text = f"the Docker engine does not answer within {patience:g} s"
@@ -140,7 +150,10 @@ class Engine:
 
     async def on_thread(self, function: Callable[[], T]) -> T:
         """Call something that may block on one of the engine's threads."""
-        return await anyio.to_thread.run_sync(function, limiter=self._limiter, abandon_on_cancel=True)
+        return await self._on_thread(function, self._limiter)
+
+    async def _on_thread(self, function: Callable[[], T], limiter: anyio.CapacityLimiter) -> T:
+        return await anyio.to_thread.run_sync(function, limiter=limiter, abandon_on_cancel=True)
 
     def keep(self, keeper: Watcher | None) -> None:
         """Let a keeper stop our containers when we are gone."""
@@ -189,7 +202,7 @@ class Engine:
             raise DockerUnresponsiveError("the Docker engine does not answer in time")
         try:
             if self._sdk is None:
-                self._sdk = Sdk(self.url, THREADS)
+                self._sdk = Sdk(self.url, _CONNECTIONS)
             if self._owner is None:
                 self._owner = Owner()
                 atexit.register(self.close)

@@ -32,7 +32,7 @@ async def pull(engine: Engine, image: str, limit: float, progress: Callable[...,
     listener = _Listener(image, progress)
     try:
         with anyio.fail_after(limit):  # the registry's slowness is not the engine's
-            await engine.call(lambda sdk: sdk.pull(image, listener.take), patience=math.inf)
+            await engine.call(lambda sdk: sdk.pull(image, listener.take), patience=math.inf, lasting=True)
     except RefusedError as error:
         raise pull_refusal(image, error.text, error.status) from None
     except (DockerUnresponsiveError, TimeoutError):

@@ -48,7 +48,6 @@ class DockerRunner(Runner[DockerParams]):
 
     async def run(self, params: DockerParams) -> Outcome:
         self.on_output_limit = params.on_output_limit
-        self.report.docker = DockerContainer(container_id="", image=params.image)
         await self._engine.probe()
         facts = await self._engine.facts()
         self.report.limits = apply_limits(self.context, facts)
@@ -117,7 +116,7 @@ class DockerRunner(Runner[DockerParams]):
         """
         name = f"jetrunner-{self.context.task.id}-{self.context.attempt}"
         try:
-            if name not in self._engine.live:
+            if name == self._name or name not in self._engine.live:
                 with suppress(_NameTakenError):
                     return await self._create_as(name, request)
                 self._engine.live.discard(name)

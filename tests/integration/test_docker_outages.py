@@ -1,8 +1,10 @@
 """Tests of DockerRunner with an engine that is down, hangs, drops its connections, or begins again."""
 
 import gc
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 
 import anyio
 import anyio.lowlevel
@@ -10,6 +12,8 @@ import pytest
 
 from runners.command import CommandRunner
 from runners.docker import Engine
+from runners.docker.engine import THREADS
+from runners.docker.verdict import RefusedError
 from runners.errors import DockerUnavailableError
 from schemas import Cause, Result, Status
 from tests.conftest import Dockerd, client
@@ -138,14 +142,21 @@ async def test_an_engine_that_hangs_holds_up_nobody_else(proxy: Proxy, engine: E
     assert {ended(run.runner.result) for run in stuck} == {(Status.ERROR, None, "docker_unresponsive")}
 
 
-async def test_a_container_outlives_its_connection(proxy: Proxy, engine: Engine) -> None:
-    """It is found again, and its output is taken up; that some is missing is said."""
+@pytest.mark.parametrize("is_away", [False, True])
+async def test_a_container_outlives_its_connection(*, proxy: Proxy, engine: Engine, is_away: bool) -> None:
+    """It is found again, and its output is taken up; that some is missing is said, and the end is its own."""
     script = "echo ready; trap 'echo later; exit 3' TERM; while :; do sleep 0.1; done"
     run = Run(engine, script=script)
     async with run.ready():
-        await proxy.drop()
+        if is_away:
+            await proxy.refuse()
+            with anyio.fail_after(PATIENCE):
+                await engine.wait_obstacle()
+            await proxy.accept()
+        else:
+            await proxy.drop()
+        await reattached(run)
         with client(proxy_target(proxy)) as docker:
-            await reattached(run)
             docker.kill(run.recorder.container, signal="SIGTERM")
     result = run.runner.result
     assert ended(result) == (Status.FAILED, 3, "exit_nonzero")
@@ -154,17 +165,35 @@ async def test_a_container_outlives_its_connection(proxy: Proxy, engine: Engine)
     assert result.warnings == ("the connection to the Docker engine broke: some output is missing",)
 
 
-async def test_a_container_outlives_an_engine_that_is_away(proxy: Proxy, engine: Engine) -> None:
-    """While it is away a stop can do nothing, but when it is back the container is still the task's."""
-    run = Run(engine, script=READY_AND_SLEEP, grace=0.2)
+async def test_a_container_that_was_away_can_be_stopped(proxy: Proxy, engine: Engine) -> None:
+    """It is the task's as before."""
+    run = Run(engine, script=READY_AND_SLEEP)
     async with run.ready():
-        await proxy.refuse()
-        with anyio.fail_after(PATIENCE):
-            await engine.wait_obstacle()
-        await proxy.accept()
+        await proxy.drop()
         await reattached(run)
         run.runner.stop()
     assert ended(run.runner.result) == (Status.CANCELED, 143, "stopped")
+
+
+async def test_calls_that_take_their_time_hold_up_no_others(engine: Engine) -> None:
+    """However many containers are being stopped, there is a thread for the next question."""
+    release = threading.Event()
+    try:
+        async with anyio.create_task_group() as group:
+            for _ in range(THREADS + 1):
+                group.start_soon(partial(engine.call, lambda _: release.wait(), patience=PATIENCE, lasting=True))
+            await anyio.lowlevel.checkpoint()
+            await engine.probe()
+            release.set()
+    finally:
+        release.set()
+
+
+async def test_a_refusal_is_an_answer(engine: Engine) -> None:
+    """An engine that says no is there."""
+    with pytest.raises(RefusedError):
+        await engine.call(lambda sdk: sdk.inspect("nosuch"))
+    assert engine.obstacle is None
 
 
 async def test_a_stop_while_the_engine_is_away(proxy: Proxy, engine: Engine) -> None:

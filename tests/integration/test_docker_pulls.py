@@ -58,6 +58,7 @@ async def test_a_missing_image_is_pulled(engine: Engine, registry: Registry) -> 
     assert run.recorder.steps[-1] == {"stage": "pull", "image": registry.image, "status": "done"}
     assert f"/v2/{registry.image.partition('/')[2]}/manifests/latest" in registry.asked
     assert not any("tags/list" in path for path in registry.asked)
+    assert run.runner._name == "jetrunner-t-1-1"
     asked = len(registry.asked)
     again = Run(engine, {"image": registry.image})
     assert (await again.to_its_end()).status is Status.SUCCESS
