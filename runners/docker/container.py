@@ -189,7 +189,8 @@ class Container:
             return
         interruption = self._runner.interruption
         try:
-            if not interruption.impatient.is_set() and await self._stop(interruption):
+            patient = interruption.grace > 0 and not interruption.impatient.is_set()
+            if patient and await self._stop(interruption):
                 return
             await self._kill(interruption)
         except (DockerUnavailableError, DockerUnresponsiveError):

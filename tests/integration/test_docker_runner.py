@@ -309,6 +309,15 @@ async def test_kill_is_at_once(engine: Engine) -> None:
     assert [stop["signal"] for stop in run.recorder.stops] == ["SIGKILL"]
 
 
+async def test_no_grace_is_none(engine: Engine) -> None:
+    """What gets no time to end is not asked to, and the receipt does not claim so."""
+    run = Run(engine, script=READY_AND_SLEEP, grace=0)
+    result = await run.ready_then(lambda runner: runner.stop())
+    assert ended(result) == (Status.CANCELED, 137, "stopped")
+    assert result.termination is not None
+    assert result.termination.signals == ("SIGKILL",)
+
+
 async def test_a_kill_ends_the_grace_of_a_stop(engine: Engine) -> None:
     """The status stays the stop's."""
     run = Run(engine, script="trap '' TERM; echo ready; while :; do sleep 0.1; done")
