@@ -19,7 +19,7 @@ from tests.integration.docker_runs import LONG, READY_AND_SLEEP, Run
 pytestmark = pytest.mark.anyio
 
 AT_ONCE = 8
-EACH = 3
+EACH = 2
 """Containers that each of those makes, one after the other."""
 
 
