@@ -12,7 +12,7 @@ from msgspec import structs
 from runners.base import Runner
 from runners.context import Interruption
 from runners.errors import DockerUnresponsiveError, ImageNotFoundError, Outcome, RunnerError
-from runners.redaction import Secrets
+from runners.redaction import named_like_secrets
 from schemas import Cause, DockerContainer, ErrorClass
 
 from .container import Container
@@ -48,6 +48,7 @@ class DockerRunner(Runner[DockerParams]):
 
     async def run(self, params: DockerParams) -> Outcome:
         self.on_output_limit = params.on_output_limit
+        self.keep_secret(named_like_secrets(params.env).values())
         await self._engine.probe()
         facts = await self._engine.facts()
         self.report.limits = apply_limits(self.context, facts)
@@ -78,13 +79,6 @@ class DockerRunner(Runner[DockerParams]):
             raise
         finally:
             self._engine.live.discard(self._name)
-
-    @functools.cached_property
-    def _secrets(self) -> Secrets:
-        """Know the secrets of the parameters' environment, too."""
-        given = self._params.env if self._params is not None else {}
-        task = self.context.task
-        return Secrets.of(structs.replace(task, env={**given, **task.env}))
 
     def _interrupted(self, interruption: Interruption) -> Outcome:
         """Tell of a time-out that the engine did not let us keep; whoever stops a task wants it stopped, no more."""

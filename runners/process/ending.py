@@ -6,6 +6,7 @@ from typing import Final, Literal
 import anyio
 
 from runners.context import Context, Interruption, Report
+
 from .cgroup import Cgroup
 from .keeper import send
 from .leader import Process
@@ -79,6 +80,4 @@ class Ending:
             self._report.signals_sent.append(number.name)
 
     def _announce(self, interruption: Interruption, number: signal.Signals) -> None:
-        self._reporter.stopping(
-            {"by": interruption.by, "reason": interruption.why, "signal": number.name}
-        )
+        self._reporter.stopping({"by": interruption.by, "reason": interruption.why, "signal": number.name})
