@@ -69,7 +69,7 @@ class Delivery:
         if stored is None and (patience := self._patience()) > 0:
             if await self._is_elsewhere(patience):
                 return
-            stored = await services.results.load(request.task_id)
+            stored = await services.results.load(request.task_id, surely=True)
         if stored is not None:
             services.results.answer(stored, request.reply_to, request.content_type)
             self.lease.settle()

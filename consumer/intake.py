@@ -1,13 +1,21 @@
-"""One category's tasks: pulled as far as there are free slots, each taken to its end by one of a fixed set of tasks."""
+"""One category's tasks: pulled as far as there are free slots, each taken to its end by one of a fixed set of tasks.
+
+While something that the tasks cannot run without is missing, none is pulled: others may have it.
+"""
 
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import datetime
+from typing import Final
 
 import anyio
 import anyio.lowlevel
 from nats.aio.msg import Msg
+
+from runners.context import Facility
 
 from .claims import owner_within
 from .connection import Connection
@@ -17,11 +25,13 @@ from .message import Position
 from .puller import Puller
 from .topology import Topology, ensure_consumer
 
+_UNLIMITED: Final = nullcontext()
+
 logger = logging.getLogger(__name__)
 
 
 class Intake:
-    """Pulls and runs the tasks of one category, `slots` at once."""
+    """Pulls and runs the tasks of one category, `slots` at once, and not more than `room` allows all categories."""
 
     def __init__(
         self,
@@ -32,6 +42,8 @@ class Intake:
         slots: int,
         create: bool,
         deliveries: Deliveries,
+        facilities: Sequence[Facility] = (),
+        room: anyio.CapacityLimiter | None = None,
     ) -> None:
         self.category = category
         self.slots = slots
@@ -39,6 +51,8 @@ class Intake:
         self._topology = topology
         self._create = create
         self._deliveries = deliveries
+        self._facilities = facilities
+        self._room = room
         self._doubt: _Doubt | None = None
         self._waiting: asyncio.Queue[Msg] = asyncio.Queue()
         self._puller = Puller(
@@ -51,6 +65,11 @@ class Intake:
         )
 
     @property
+    def obstacle(self) -> str | None:
+        """What is missing, as a sentence, so that no tasks are taken."""
+        return next((each.obstacle for each in self._facilities if each.obstacle is not None), None)
+
+    @property
     def is_pulling(self) -> bool:
         """Whether new tasks would come now, as far as we know."""
         return self._puller.is_pulling
@@ -58,11 +77,26 @@ class Intake:
     async def fetch(self) -> None:
         """Pull until cancelled; return once all that was pulled has been begun."""
         try:
-            await self._puller.run()
+            while True:
+                for facility in self._facilities:
+                    await facility.wait_ready()
+                await self._pull()
         finally:
             with anyio.CancelScope(shield=True):
                 while not self._waiting.empty():  # there is a free slot for each
                     await anyio.lowlevel.checkpoint()
+
+    async def _pull(self) -> None:
+        """Pull until something is missing."""
+
+        async def watch(facility: Facility) -> None:
+            logger.warning("no tasks of %s are taken: %s", self.category, await facility.wait_obstacle())
+            pulling.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as pulling:
+            for facility in self._facilities:
+                pulling.start_soon(watch, facility)
+            await self._puller.run()
 
     async def work(self) -> None:
         """Run tasks until cancelled."""
@@ -74,7 +108,8 @@ class Intake:
         while True:
             message = await self._waiting.get()
             doubt = self._doubt.about(message) if self._doubt is not None else 0.0
-            await self._deliveries.handle(message, doubt=doubt)
+            async with self._room or _UNLIMITED:
+                await self._deliveries.handle(message, doubt=doubt)
             self._puller.release()
 
     async def _ensure(self) -> str:

@@ -4,6 +4,7 @@ Follows ADR-1 (API), ADR-7 (error codes), ADR-22 (retried publishing) and ADR-31
 """
 
 import asyncio
+import base64
 import logging
 import random
 import re
@@ -30,6 +31,7 @@ MESSAGES_PER_SUBJECT_EXCEEDED: Final = 10077
 _NO_LEADER: Final = 10008
 _ELECTION_PAUSE: Final = 0.25
 _LED_PATIENCE: Final = 2.0
+_NO_MESSAGE: Final = 10037
 _END_OF_BATCH: Final = "204"
 _BATCH_PATIENCE: Final = 5.0
 _FIRST_PAUSE: Final = 0.05
@@ -166,6 +168,22 @@ async def last_message(connection: Connection, stream: str, subject: str) -> Sto
     return StoredMessage(
         headers.get("Nats-Subject", subject), int(headers.get("Nats-Sequence", 0)), reply.data, headers
     )
+
+
+async def last_message_for_sure(connection: Connection, stream: str, subject: str) -> StoredMessage | None:
+    """Return the last message on a subject, or None, from the stream's leader: a follower may not have it yet.
+
+    Raises:
+        JetStreamError: the server does not answer.
+    """
+    try:
+        answer = await api(connection, f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject})
+    except JetStreamError as error:
+        if error.status == NOT_FOUND and error.err_code == _NO_MESSAGE:
+            return None
+        raise
+    message = answer["message"]
+    return StoredMessage(message["subject"], message["seq"], base64.b64decode(message.get("data", "")))
 
 
 async def read_batch(connection: Connection, stream: str, request: Mapping[str, Any]) -> list[StoredMessage]:

@@ -19,10 +19,11 @@ class RunningTask(Struct, frozen=True):
 
 
 class WorkerOverview(Struct, frozen=True, kw_only=True):
-    """Where a worker is: how many slots each of its categories has, and all its tasks."""
+    """Where a worker is: how many slots each of its categories has, what some of them lack, and all its tasks."""
 
     draining: bool
     slots: Mapping[str, int]
+    obstacles: Mapping[str, str]
     running: Sequence[RunningTask]
 
 
@@ -42,5 +43,7 @@ class CategoryOverview(Struct, frozen=True, kw_only=True):
     slots: int
     busy: int
     running: tuple[RunningTask, ...] = ()
+    obstacle: str | None = None
+    """Why no tasks of it are taken."""
     draining: bool = False
     server: str = ""

@@ -14,7 +14,7 @@ from schemas import ContentType, Encoding, Result, StreamOutput, Subjects, decod
 
 from .connection import Connection
 from .errors import JetStreamError
-from .jetstream import MESSAGES_PER_SUBJECT_EXCEEDED, TEMPORARY, last_message, publish
+from .jetstream import MESSAGES_PER_SUBJECT_EXCEEDED, TEMPORARY, last_message, last_message_for_sure, publish
 
 MARGIN: Final = 16 * 1024
 """Bytes of a message's allowance that are kept for its headers."""
@@ -60,13 +60,17 @@ class Results:
                 continue
             return result, True
 
-    async def load(self, task_id: str) -> Result | None:
-        """Return the stored Result of a task, or None. Tries until the server answers."""
+    async def load(self, task_id: str, *, surely: bool = False) -> Result | None:
+        """Return the stored Result of a task, or None. Tries until the server answers.
+
+        Of several servers any may be asked, and one may not have it yet; if that must not be, ask `surely`.
+        """
         stream, subject = self._subjects.results_stream, self._subjects.result(task_id)
+        look = last_message_for_sure if surely else last_message
         while True:
             await self._connection.wait_connected()
             try:
-                stored = await last_message(self._connection, stream, subject)
+                stored = await look(self._connection, stream, subject)
             except JetStreamError as error:
                 if error.status not in TEMPORARY:
                     raise

@@ -106,6 +106,7 @@ class Service:
             slots=overview.slots.get(category, 0),
             busy=len(running),
             running=tuple(running[:_MAX_RUNNING]),
+            obstacle=overview.obstacles.get(category),
             draining=overview.draining,
             server=self._connection.server,
         )

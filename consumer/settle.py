@@ -14,7 +14,9 @@ from schemas import Cause, ErrorClass, Result, Retry, Status
 
 from .request import Counts, TaskRequest
 
-GIVEN_BACK: Final = frozenset({"spawn_failed", "keeper_lost", "docker_unavailable", "docker_unresponsive"})
+GIVEN_BACK: Final = frozenset(
+    {"spawn_failed", "keeper_lost", "docker_unavailable", "docker_unresponsive", "container_lost"}
+)
 """Error codes of a place that could not run the task: another, or the same one later, may."""
 LONGEST_RETURN: Final = 30.0
 """Seconds that a task given back waits at most: 1, 2, 4 ... from one return to the next."""

@@ -8,7 +8,7 @@ gone.
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Any, Final
 
@@ -63,13 +63,13 @@ class Unclaimed:
     Those that the worker itself has `served`, or would if it got its consumer, are none of them.
     """
 
-    def __init__(self, services: Services, *, after: float, served: Sequence[str]) -> None:
+    def __init__(self, services: Services, *, after: float, served: Callable[[], Sequence[str]]) -> None:
         self._connection = services.connection
         self._subjects = services.subjects
         self._stream = services.subjects.tasks_stream
         self._deliveries = Deliveries(structs.replace(services, registry=_Unserved(after)))
         self._after = after
-        self._served = frozenset(served)
+        self._served = served
         self._first_seen: dict[str, float] = {}
 
     async def run(self) -> None:
@@ -86,7 +86,7 @@ class Unclaimed:
     async def _overdue(self) -> list[str]:
         """Return the categories that have had tasks and no consumer for long enough."""
         try:
-            categories = await self._categories() - self._served
+            categories = await self._categories() - {*self._served()}
             if categories:
                 consumers = await self._consumers()
                 categories = {each for each in categories if not {each, _name(each)} & consumers}

@@ -14,38 +14,28 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 from nats.aio.msg import Msg
 
+from runners.context import Facility
 from runners.process import ORPHANS, KeeperLink, end_abandoned, worker_name
 from runners.registry import Registry
 from schemas import Subjects
 
-from .cache import Cache
-from .claims import Claims
-from .conclusion import Conclusions
 from .config import Config
 from .connection import Connection, ConnectOptions, connect
 from .control import Controls
-from .dead import DeadLetters
-from .deadman import DeadMansSwitch
 from .deliveries import Deliveries
 from .errors import ConfigError, ServerError
-from .events import Events
 from .groups import collapsed
 from .intake import Intake
-from .lease import Leases
-from .objects import Objects
 from .outbox import PATIENCE, Outbox
-from .output import OutputPublisher
 from .overview import WorkerOverview
+from .pressure import Pressure
 from .request import TaskRequest, read_request
-from .requeue import Requeue
-from .results import Results
 from .server import data_dir
 from .service import Service
-from .services import Services
+from .services import Services, assemble
 from .topology import Topology, check_server, ensure_streams
 from .unclaimed import Unclaimed
 from .undelivered import Undelivered
-from .whole import WholeOutputs
 
 _SWEEP_INTERVAL: Final = 1.0
 _LAST_RESULTS: Final = 5.0
@@ -72,9 +62,13 @@ class Worker:
         self._subjects = Subjects(config.subject_prefix)
         self._topology = Topology.of(config)
         self._categories = _categories(config, registry)
+        self._pressure = Pressure()
+        together = config.worker.max_concurrency
+        self._room = None if together is None else anyio.CapacityLimiter(together)
         self._draining = anyio.Event()
         self._hurried = anyio.Event()
         self._deliveries: Deliveries | None = None
+        self._intakes: Sequence[Intake] = ()
 
     @property
     def categories(self) -> Sequence[str]:
@@ -114,11 +108,13 @@ class Worker:
 
     async def _work(self, connection: Connection, tasks: TaskGroup, task_status: TaskStatus[None]) -> None:
         outbox = await Outbox.open(_state_directory(), connection, self._subjects, tasks, read=self._read_request)
-        services = self._services(connection, tasks, outbox)
+        services = assemble(self._config, self._registry, connection, tasks, outbox, self.name, self._keeper)
         deliveries = self._deliveries = Deliveries(services)
         await services.claims.answer_for(deliveries)
         tasks.start_soon(services.leases.run)
         tasks.start_soon(_sweep_orphans)
+        for facility in self._facilities():
+            tasks.start_soon(facility.serve)
         if self._keeper is not None:
             tasks.start_soon(self._outlive, self._keeper)
         await outbox.finish_abandoned(services.conclusions.finish)
@@ -134,6 +130,7 @@ class Worker:
     async def _take_tasks(self, services: Services, deliveries: Deliveries, task_status: TaskStatus[None]) -> None:
         service = Service(services, self._categories, self._overview)
         intakes = [self._intake(services.connection, category, deliveries) for category in self._categories]
+        self._intakes = intakes
         undelivered = Undelivered(services, self._categories)
         await undelivered.look()
         async with anyio.create_task_group() as working:
@@ -143,7 +140,7 @@ class Worker:
                 for intake in intakes:
                     fetching.start_soon(intake.fetch)
                 after = self._config.unknown_category_after
-                fetching.start_soon(Unclaimed(services, after=after, served=self._categories).run)
+                fetching.start_soon(Unclaimed(services, after=after, served=self._served).run)
                 fetching.start_soon(undelivered.run)
                 await service.start()
                 logger.info("worker %s takes tasks of %s", self.name, ", ".join(self._categories))
@@ -160,8 +157,8 @@ class Worker:
         keeper.watch()
         await keeper.gone.wait()
         logger.error("the keeper is gone (keeper_lost): the tasks at work are ended and given back")
-        self.drain()
-        self.drain()
+        self._draining.set()
+        self._hurried.set()
 
     async def _finish_tasks(self, connection: Connection, deliveries: Deliveries) -> None:
         """Let running tasks end within the drain time-out, then end the rest and give them back."""
@@ -180,6 +177,7 @@ class Worker:
         return WorkerOverview(
             draining=self._draining.is_set(),
             slots={category: self._slots(category) for category in self._categories},
+            obstacles={each.category: each.obstacle for each in self._intakes if each.obstacle is not None},
             running=self._deliveries.running() if self._deliveries is not None else (),
         )
 
@@ -194,42 +192,23 @@ class Worker:
             slots=self._slots(category),
             create=self._config.manage_streams,
             deliveries=deliveries,
+            facilities=self._facilities(category),
+            room=self._room,
         )
+
+    def _served(self) -> list[str]:
+        """Return the categories that it can run tasks of, as far as it knows."""
+        facilities = {category: self._registry.facility(category) for category in self._categories}
+        return [category for category, own in facilities.items() if own is None or own.obstacle is None]
+
+    def _facilities(self, *categories: str) -> list[Facility]:
+        """Return what categories cannot run without: the machine, and what is their own."""
+        found = [self._registry.facility(category) for category in categories or self._categories]
+        return [self._pressure, *(facility for facility in found if facility is not None)]
 
     def _slots(self, category: str) -> int:
         own, all_together = self._config.runner(category).max_concurrency, self._config.worker.max_concurrency
         return own if all_together is None else min(own, all_together)
-
-    def _services(self, connection: Connection, tasks: TaskGroup, outbox: Outbox) -> Services:
-        ack_wait = self._config.nats.ack_wait
-        events = Events(connection, self._subjects, self.name)
-        results = Results(connection, self._subjects)
-        claims = Claims(connection, self._subjects, self.name)
-        return Services(
-            config=self._config,
-            registry=self._registry,
-            subjects=self._subjects,
-            worker=self.name,
-            tasks=tasks,
-            connection=connection,
-            leases=Leases(connection, ack_wait=ack_wait),
-            claims=claims,
-            results=results,
-            conclusions=Conclusions(
-                connection,
-                results=results,
-                dead=DeadLetters(connection, self._subjects),
-                whole=WholeOutputs(Objects(connection, self._subjects), results),
-                events=events,
-                outbox=outbox,
-            ),
-            requeue=Requeue(connection, self._subjects),
-            cache=Cache(connection, self._subjects, results, claims),
-            events=events,
-            output=OutputPublisher(connection, self._subjects, tasks, self.name),
-            keeper=self._keeper,
-            switch=DeadMansSwitch(ack_wait, self._keeper),
-        )
 
 
 def _state_directory() -> Path | None:

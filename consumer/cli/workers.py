@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+from consumer.overview import CategoryOverview
 from consumer.workers import WorkerState, find_workers
 
 from . import OK
@@ -44,6 +45,10 @@ def _row(state: WorkerState) -> tuple[str, ...]:
         age(state.started),
         "draining" if state.draining else "working" if state.busy else "idle",
         str(state.busy),
-        " ".join(f"{each.category} {each.busy}/{each.slots}" for each in state.categories),
+        " ".join(_told(each) for each in state.categories),
         state.server,
     )
+
+
+def _told(category: CategoryOverview) -> str:
+    return f"{category.category} {category.busy}/{category.slots}{' (not taken)' if category.obstacle else ''}"

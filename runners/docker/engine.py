@@ -19,6 +19,7 @@ from runners.context import Watcher
 from runners.errors import DockerUnavailableError, DockerUnresponsiveError
 
 from .breaker import Breaker
+from .knock import knock
 from .owner import Owner, sweep
 from .reconcile import Listed, is_wanted
 from .spec import LOCK_LABEL, Facts
@@ -196,6 +197,8 @@ class Engine:
 
     def _connect(self) -> "Sdk":
         """Return the one connection, which asks the engine for its version when it is made."""
+        if self.socket is not None:
+            knock(self.socket)
         from .sdk import API_TIMEOUT, Sdk  # noqa: PLC0415 - a worker without docker tasks has no use for the library
 
         if not self._connecting.acquire(timeout=API_TIMEOUT):  # not in turn, each for as long as a hanging engine takes

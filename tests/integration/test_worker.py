@@ -67,8 +67,7 @@ async def test_the_worker_s_own_bound(site: Site, probe: Probe) -> None:
         for number in range(5):
             await site.submit("probe", f"t{number}", **HOLD)
         await probe.until_begun(2)
-        await site.submit("command", "marker", command="true")
-        await site.result("marker")
+        await site.fence()
         assert len(probe.begun) == 2
         probe.release()
         await site.settled()
