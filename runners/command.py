@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from typing import Literal
 
+import anyio.to_thread
 import msgspec
 
 from .arguments import check_argv
 from .base import Runner
 from .errors import Outcome
+from .policy import check_executable, check_variables
 from .process import ProcessSpec, environment, supervise
 
 
@@ -33,9 +35,13 @@ class CommandRunner(Runner[CommandParams]):
 
     async def run(self, params: CommandParams) -> Outcome:
         self.on_output_limit = params.on_output_limit
+        policy, env = self.context.policy, environment(self.context)
+        check_variables({**self.context.task.env, **self.context.task.secret_env}, policy)
+        if policy.allow or policy.profile == "strict":
+            await anyio.to_thread.run_sync(check_executable, params.command, env, policy)
         spec = ProcessSpec(
             argv=(params.command, *params.args),
-            env=environment(self.context),
+            env=env,
             cwd=self.context.task.cwd,
             stdin=self.context.task.stdin_bytes(),
             stop_scope=params.stop_scope,

@@ -33,6 +33,7 @@ from .errors import (
     ScriptNotFoundError,
     SpawnFailedError,
 )
+from .policy import check_variables
 from .private import PrivateDirectory, abandoned
 from .process import ProcessSpec, environment, supervise
 
@@ -101,6 +102,7 @@ class ScriptRunner(Runner[ScriptParams]):
 
     async def run(self, params: ScriptParams) -> Outcome:
         self.on_output_limit = params.on_output_limit
+        check_variables({**self.context.task.env, **self.context.task.secret_env}, self.context.policy)
         path = await (self._write_inline(params) if params.script else self._find(params.script_path))
         await anyio.lowlevel.checkpoint_if_cancelled()
         spec = ProcessSpec(

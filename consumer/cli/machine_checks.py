@@ -31,11 +31,17 @@ _DOCKER_SOCKET: Final = "/var/run/docker.sock"
 
 def check_machine() -> list[Check]:
     """Return what is found; blocks, at most for two `PATIENCE` and a moment."""
-    return [_python(), _pidfd(), _subreaper(), _cgroup(), _docker(), _nats_server()]
+    return [_python(), _user(), _pidfd(), _subreaper(), _cgroup(), _docker(), _nats_server()]
 
 
 def _python() -> Check:
     return Check("python", "ok", f"{platform.python_implementation()} {platform.python_version()}, {platform.system()}")
+
+
+def _user() -> Check:
+    if os.geteuid() == 0:
+        return Check("user", "warning", "root", "tasks may do all that their worker may: run it as another user")
+    return Check("user", "ok", f"uid {os.geteuid()}")
 
 
 def _pidfd() -> Check:

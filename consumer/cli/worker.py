@@ -14,10 +14,11 @@ from msgspec import structs
 
 from consumer.config import Config
 from consumer.connection import ConnectOptions
+from consumer.errors import ConfigError
 from consumer.nats_context import resolve
 from consumer.server import attach_or_start, data_dir
 from consumer.worker import Worker, serve_until_signalled
-from runners.process import ORPHANS, KeeperLink
+from runners.process import ORPHANS, KeeperLink, harden
 from runners.process import keeper as keeper_script
 from runners.registry import default_registry
 from schemas import Subjects
@@ -55,6 +56,8 @@ def worker(
     if keeper is None and config.worker.keeper and sys.platform == "linux":
         _begin_again_under_a_keeper()
     configure(log_level)
+    _check_user(config)
+    harden()
     shed_inherited_signals()
     with _server(config) as options:
         if keeper is not None:
@@ -68,6 +71,16 @@ def _begin_again_under_a_keeper() -> NoReturn:
     """Become the keeper, under our pid; it starts the worker by the same command line."""
     again = [sys.executable, "-P", "-m", "consumer", *sys.argv[1:]]
     os.execv(sys.executable, [sys.executable, "-I", "-S", "-E", keeper_script.__file__, *again])  # noqa: S606 - our own
+
+
+def _check_user(config: Config) -> None:
+    """Let the worker's user run tasks, or not.
+
+    Raises:
+        ConfigError: the profile does not allow it.
+    """
+    if os.geteuid() == 0 and config.profile == "strict":
+        raise ConfigError("the profile `strict` lets no task run as root: start the worker as another user")
 
 
 def _overlay(config: Config, categories: list[str] | None, concurrency: int | None) -> Config:

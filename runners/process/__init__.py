@@ -2,9 +2,19 @@
 
 from .abandoned import end_abandoned, worker_name
 from .environment import environment
+from .harden import harden
 from .link import KeeperLink
 from .orphans import ORPHANS
 from .spec import ProcessSpec
 from .supervise import supervise
 
-__all__ = ["ORPHANS", "KeeperLink", "ProcessSpec", "end_abandoned", "environment", "supervise", "worker_name"]
+__all__ = [
+    "ORPHANS",
+    "KeeperLink",
+    "ProcessSpec",
+    "end_abandoned",
+    "environment",
+    "harden",
+    "supervise",
+    "worker_name",
+]

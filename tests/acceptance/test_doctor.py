@@ -11,7 +11,7 @@ from consumer.topology import Topology, ensure_streams
 from tests.acceptance.conftest import Server, Site, processes
 
 OF_SERVER = ["server", "payload", "round trip", "jetstream", "streams", "clock"]
-OF_MACHINE = ["python", "pidfd", "subreaper", "cgroup v2", "docker", "nats-server"]
+OF_MACHINE = ["python", "user", "pidfd", "subreaper", "cgroup v2", "docker", "nats-server"]
 
 
 @contextmanager
