@@ -31,7 +31,7 @@ from schemas import (
 )
 from schemas.subjects import is_task_id
 
-from .connection import Connection, Headers, NoReplyError, NoRespondersError, message_size
+from .connection import Connection, NoReplyError, NoRespondersError
 from .errors import ConfigError, ConnectError, JetStreamError, NotFoundError, TopologyError
 from .follow import Follower, Item
 from .groups import collapsed
@@ -49,6 +49,7 @@ from .jetstream import (
 from .message import header
 from .request import TASK_ID
 from .tail import Tail
+from .wire import Headers, message_size
 
 ANSWER_WITHIN: Final = 0.5
 """Seconds that the workers have to say that they have a task."""

@@ -10,8 +10,7 @@ import itertools
 import logging
 import os
 import ssl
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
@@ -25,8 +24,8 @@ from nats.aio.subscription import Subscription
 from .errors import ConnectError
 from .groups import collapsed
 from .sturdy import SturdyClient
+from .wire import Headers, message_size, publication
 
-Headers = Mapping[str, str]
 Callback = Callable[[Msg], None]
 """Takes one message; must neither block nor raise: an exception would end nats-py's read loop."""
 
@@ -73,9 +72,9 @@ class Connection:
 
     def __init__(self, options: ConnectOptions) -> None:
         self._options = options
-        self._client: Client = SturdyClient()
+        self._client = SturdyClient()
         self._loop = asyncio.get_running_loop()
-        self._queue: deque[tuple[str, bytes, str, Headers | None]] = deque()
+        self._queue: list[bytes] = []
         self._queued = 0
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -122,14 +121,14 @@ class Connection:
         Raises:
             ValueError: it is larger than the server takes: sent, it would cost us the connection.
         """
-        size = message_size(payload, headers)
-        if size > self.max_payload:
+        message = publication(subject, payload, reply, headers)
+        if len(message) > self.max_payload and (size := message_size(payload, headers)) > self.max_payload:
             raise ValueError(f"a message of {size} bytes on {subject} is over the server's {self.max_payload}")
-        if self._queued + size > MAX_QUEUED:
+        if self._queued + len(message) > MAX_QUEUED:
             logger.warning("the queue to the server is full: a message on %s is dropped", subject)
             return
-        self._queue.append((subject, payload, reply, headers))
-        self._queued += size
+        self._queue.append(message)
+        self._queued += len(message)
         self._wake.set()
 
     async def request(
@@ -286,12 +285,11 @@ class Connection:
 
     async def _drain_queue(self) -> None:
         while self._queue:
-            subject, payload, reply, headers = self._queue.popleft()
-            self._queued -= message_size(payload, headers)
+            messages, self._queue, self._queued = self._queue, [], 0
             try:
-                await self._client.publish(subject, payload, reply, dict(headers) if headers else None)
+                await self._client.publish_all(messages)
             except nats.errors.Error as error:  # away or full: whoever needs an answer sends again
-                logger.debug("a message on %s was not sent: %s", subject, error)
+                logger.debug("%d messages were not sent: %s", len(messages), error)
         self._idle.set()
 
     async def _rebuild(self) -> None:
@@ -379,16 +377,6 @@ async def connect(options: ConnectOptions) -> AsyncIterator[Connection]:
             finally:
                 await connection.close()
                 tasks.cancel_scope.cancel()
-
-
-def message_size(payload: bytes, headers: Headers | None) -> int:
-    """Return the bytes that count towards `max_payload`: the payload, and the headers as they are sent."""
-    if not headers:
-        return len(payload)
-    return len(payload) + _HEADER_FRAME + sum(len(key) + len(value.encode()) + 4 for key, value in headers.items())
-
-
-_HEADER_FRAME: Final = len("NATS/1.0\r\n\r\n")
 
 
 def _expire(future: "asyncio.Future[Msg]") -> None:

@@ -6,9 +6,10 @@ import msgspec
 
 from schemas import Result, Subjects
 
-from .connection import Connection, message_size
+from .connection import Connection
 from .jetstream import publish
 from .request import ATTEMPT, REDELIVERIES, TASK_ID, TaskRequest
+from .wire import message_size
 
 REASON: Final = "Jetrunner-Reason"
 ERROR_CODE: Final = "Jetrunner-Error-Code"

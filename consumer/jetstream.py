@@ -17,8 +17,9 @@ import msgspec
 from msgspec import Struct
 from nats.aio.msg import Msg
 
-from .connection import Connection, Headers, NoReplyError, NoRespondersError
+from .connection import Connection, NoReplyError, NoRespondersError
 from .errors import JetStreamError
+from .wire import Headers
 
 ELECTION: Final = 30.0
 """Seconds that a cluster has to agree on a leader: several times what it needs."""

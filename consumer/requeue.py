@@ -12,11 +12,12 @@ from msgspec import structs
 
 from schemas import Result, Subjects, encode, utc_now
 
-from .connection import Connection, message_size
+from .connection import Connection
 from .errors import JetStreamError
 from .jetstream import api, publish
 from .request import FIRST_ERROR, SUBMITTED, TASK_ID, Counts, TaskRequest
 from .schedule import at
+from .wire import message_size
 
 SCHEDULE: Final = "Nats-Schedule"
 TARGET: Final = "Nats-Schedule-Target"

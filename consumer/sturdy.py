@@ -10,6 +10,7 @@ It also sends a login in the clear where TLS was asked for but the server offers
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Any, Final
 
 import nats.errors
@@ -52,6 +53,25 @@ class SturdyClient(Client):
         except Exception as error:  # noqa: BLE001 - whatever it is, the read loop must go on
             logger.warning("the headers of a message cannot be read: %s", error)
             return None
+
+    async def publish_all(self, messages: Sequence[bytes]) -> None:
+        """Publish messages that are encoded already (wire.py), as one piece.
+
+        Raises:
+            nats.errors.Error: the connection is closed, or away and the buffer full.
+        """
+        if self.is_closed:
+            raise nats.errors.ConnectionClosedError
+        if self.is_draining_pubs:
+            raise nats.errors.ConnectionDrainingError
+        data = b"".join(messages)
+        if not self.is_connected and len(data) + self._pending_data_size > self._max_pending_size:
+            raise nats.errors.OutboundBufferLimitError
+        self.stats["out_msgs"] += len(messages)
+        self.stats["out_bytes"] += len(data)
+        await self._send_command(data)
+        if self._flush_queue is not None and self._flush_queue.empty():
+            await self._flush_pending()
 
     async def flush(self, timeout: int = _FLUSH_TIMEOUT) -> None:  # noqa: ASYNC109 - it is nats-py's
         """Return when the server has dealt with all that was sent before."""

@@ -7,9 +7,9 @@ import msgspec
 import pytest
 from nats.aio.msg import Msg
 
-from consumer.connection import message_size
 from consumer.dead import DeadLetters
 from consumer.request import TaskRequest, read_request
+from consumer.wire import message_size
 from schemas import Result, Status, Subjects
 
 pytestmark = pytest.mark.anyio
