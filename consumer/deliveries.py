@@ -25,6 +25,7 @@ class Deliveries:
         self._services = services
         self._orders = Orders()
         self._held: dict[str, Delivery] = {}
+        self._expected = 0
         self._changed = anyio.Event()
 
     def __len__(self) -> int:
@@ -33,7 +34,7 @@ class Deliveries:
 
     async def wait_idle(self) -> None:
         """Wait until no task is here."""
-        while self._held:
+        while self._held or self._expected:
             await self._changed.wait()
 
     async def wait_stopped(self) -> None:
@@ -50,6 +51,8 @@ class Deliveries:
         delivery = self._held.get(task_id)
         own = self._services.worker
         if delivery is None or question.worker == own or (delivery.asking and question.worker < own):
+            return None
+        if not all(map(delivery.is_about, question.deliveries)):
             return None
         if question.deliveries:
             logger.info("task %s was delivered to %s while we have it", task_id, question.worker)
@@ -82,12 +85,23 @@ class Deliveries:
     async def handle(self, message: Msg, *, doubt: float = 0.0) -> None:
         """Take a message to its end; `doubt` is the seconds for which its task may turn out to be someone else's."""
         request = read_request(message, self._services.subjects, self._services.config.reply_prefixes)
-        held = self._held.get(request.task_id)
+        if (held := self._held.get(request.task_id)) is not None and not held.is_about(message.reply):
+            await self._until_left(request.task_id)
+            held = self._held.get(request.task_id)
         if held is not None:
             logger.info("task %s was delivered again while we have it", request.task_id)
             held.lease.adopt(message.reply)
             return
         await self._take(request, doubt)
+
+    async def _until_left(self, task_id: str) -> None:
+        """Wait until we have let go of a task that we put back: it is here again before we were told that it is."""
+        self._expected += 1
+        try:
+            while task_id in self._held:
+                await self._changed.wait()
+        finally:
+            self._expected -= 1
 
     async def _take(self, request: TaskRequest, doubt: float) -> None:
         lease = self._services.leases.take(request.task_id, request.delivery)

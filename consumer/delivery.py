@@ -16,6 +16,7 @@ from .claims import Holding, owner_within
 from .errors import JetStreamError
 from .execution import Execution
 from .lease import Lease
+from .message import Position
 from .orders import Order, Orders
 from .request import TaskRequest
 from .schedule import schedule_of
@@ -44,6 +45,7 @@ class Delivery:
         self.asking = False
         """Whether someone else may have the task: we are asking."""
         self.execution: Execution | None = None
+        self._leaving = False
         self._services = services
         self._orders = orders
         self._doubt = doubt
@@ -61,6 +63,10 @@ class Delivery:
             attempt=request.attempt,
             redeliveries=request.redeliveries,
         )
+
+    def is_about(self, delivery: str) -> bool:
+        """Tell whether a delivery of this id is the same task to us: not if we put it back, and this is its return."""
+        return not self._leaving or Position.parse(delivery).stream_seq == self.request.position.stream_seq
 
     async def run(self) -> None:
         """Take the task to its end, or leave it to whoever has it."""
@@ -177,6 +183,7 @@ class Delivery:
         """Put the task back, unless it has been canceled; a stop may come until it is there, and after."""
         request, services = self.request, self._services
         if self._orders.given(request.task_id) is None:
+            self._leaving = True
             await services.requeue.put(request, again.counts, delay=again.delay)
             services.events.publish(EventType.RETRYING, request, _tell(result, again))
         if (order := self._orders.given(request.task_id)) is not None:

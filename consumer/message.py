@@ -22,7 +22,12 @@ class Position(Struct, frozen=True):
     @classmethod
     def of(cls, message: Msg) -> Self:
         """Read the position of a message that was pulled."""
-        tokens = message.reply.split(".")
+        return cls.parse(message.reply)
+
+    @classmethod
+    def parse(cls, delivery: str) -> Self:
+        """Read the position that an ack subject names."""
+        tokens = delivery.split(".")
         shift = 2 if len(tokens) > _TOKENS else 0
         return cls(
             deliveries=int(tokens[4 + shift]),
