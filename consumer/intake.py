@@ -22,7 +22,7 @@ from .connection import Connection
 from .deliveries import Deliveries
 from .jetstream import api
 from .message import Position
-from .puller import Puller
+from .puller import EXPIRES, Puller
 from .topology import Topology, ensure_consumer
 
 _UNLIMITED: Final = nullcontext()
@@ -61,6 +61,7 @@ class Intake:
             window=slots,
             ensure=self._ensure,
             deliver=self._waiting.put_nowait,
+            expires=min(EXPIRES, topology.ack_wait / 2),  # before our leases: what we lose does not come back to us
             drains=True,
         )
 

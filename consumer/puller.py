@@ -25,8 +25,9 @@ HEARTBEAT: Final = 0.5
 """Seconds between the server's heartbeats on a pull."""
 SILENCE: Final = 2 * HEARTBEAT + 0.2
 """Seconds without a byte, while a pull is open, after which an epoch is over."""
+EXPIRES: Final = 30.0
+"""Seconds that a pull stays open, if nothing else is said."""
 
-_EXPIRES: Final = 30.0
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 2.0
 _DEAF_EPOCHS: Final = 3
@@ -37,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 class _PullRequest(Struct):
     batch: int
-    expires: int = int(_EXPIRES * 1e9)
+    expires: int
     idle_heartbeat: int = int(HEARTBEAT * 1e9)
 
 
@@ -48,8 +49,9 @@ class Puller:
     """Keeps up to `window` messages of one consumer asked for or in work.
 
     `deliver` takes each message and must neither block nor raise. `ensure` makes sure that the consumer exists and
-    returns its name; it is called at the start of each epoch. With `drains`, the end waits for what the server has sent
-    already.
+    returns its name; it is called at the start of each epoch. A pull ends after `expires` seconds, at least two
+    heartbeats: so long may the server give messages to us though we show no life. With `drains`, the end waits for what
+    the server has sent already.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Puller:
         window: int,
         ensure: Callable[[], Awaitable[str]],
         deliver: Callable[[Msg], None],
+        expires: float = EXPIRES,
         drains: bool = False,
     ) -> None:
         self._connection = connection
@@ -67,6 +70,7 @@ class Puller:
         self._window = window
         self._ensure = ensure
         self._deliver = deliver
+        self._expires = int(max(expires, 2 * HEARTBEAT) * 1e9)
         self._drains = drains
         self._refill_at = max(1, window // 4)
         self._requested = 0
@@ -170,7 +174,7 @@ class Puller:
         if self._requested == 0:
             self._heard = time.monotonic()
         self._requested += free
-        self._connection.send(self._subject, _ENCODER.encode(_PullRequest(free)), reply=self._inbox)
+        self._connection.send(self._subject, _ENCODER.encode(_PullRequest(free, self._expires)), reply=self._inbox)
 
     def _receive(self, message: Msg) -> None:
         if message.subject == self._inbox:
