@@ -5,6 +5,7 @@ While something that the tasks cannot run without is missing, none is pulled: ot
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -130,21 +131,37 @@ class _Doubt:
     """What the server may have given to someone else before, though it does not know any more.
 
     A server that was killed, a consumer that was made anew, or a new leader may count the deliveries of older messages
-    from 1 again. Their owners have a while to come back and claim them.
+    from 1 again. Their owners have a while to come back and claim them. Whoever had no pull open then is told nothing,
+    but sees that the server goes back: it counts deliveries, and takes new messages in order.
     """
 
     def __init__(self, lasts: float) -> None:
         self._lasts = lasts
         self._stored_before = 0.0
         self._until = 0.0
+        self._consumer_seq = 0
+        self._stream_seq = 0
 
     def begin(self, now: datetime) -> None:
         """Doubt all that is stored up to now, by the server's clock."""
-        self._stored_before = now.timestamp() * 1e9
-        self._until = time.monotonic() + self._lasts
+        self._begin(now.timestamp() * 1e9)
 
     def about(self, message: Msg) -> float:
-        """Return the seconds for which a message is in doubt."""
-        if self._until == 0.0 or Position.of(message).nanoseconds > self._stored_before:
+        """Return the seconds for which a message is in doubt; to be asked once about each, as they come."""
+        place = Position.of(message)
+        if self._goes_back(place):
+            self._begin(math.inf)
+        self._consumer_seq = place.consumer_seq
+        if place.deliveries == 1:
+            self._stream_seq = place.stream_seq
+        if self._until == 0.0 or place.nanoseconds > self._stored_before:
             return 0.0
         return max(self._until - time.monotonic(), 0.0)
+
+    def _begin(self, stored_before: float) -> None:
+        self._stored_before = stored_before
+        self._until = time.monotonic() + self._lasts
+
+    def _goes_back(self, place: Position) -> bool:
+        is_old = place.deliveries == 1 and place.stream_seq <= self._stream_seq
+        return is_old or place.consumer_seq <= self._consumer_seq
