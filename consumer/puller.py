@@ -6,6 +6,7 @@ doubtful - a reconnection, an error, silence where heartbeats are due - ends the
 its pulls for lack of interest, and a new epoch begins.
 """
 
+import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -50,8 +51,8 @@ class Puller:
 
     `deliver` takes each message and must neither block nor raise. `ensure` makes sure that the consumer exists and
     returns its name; it is called at the start of each epoch. A pull ends after `expires` seconds, at least two
-    heartbeats: so long may the server give messages to us though we show no life. With `drains`, the end waits for what
-    the server has sent already.
+    heartbeats: so long may the server give messages to us though we show no life. With `drains`, each epoch ends with
+    all that the server has sent.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Puller:
         self._held = 0
         self._inbox = ""
         self._subject = ""
+        self._subscription: Subscription | None = None
         self._heard = 0.0
         self._deaf_epochs = 0
         self._pause = 0.0
@@ -101,8 +103,8 @@ class Puller:
                 await self._run_epoch()
                 await anyio.sleep(self._pause)
         finally:
-            self._pulling = False
             self._connection.reconnected.remove(self._end_epoch)
+            await self._end_pulls()
 
     def release(self) -> None:
         """Give back one message's place in the window."""
@@ -115,8 +117,6 @@ class Puller:
 
     async def _run_epoch(self) -> None:
         await self._connection.wait_connected()
-        self._over = anyio.Event()
-        self._requested = 0
         try:
             consumer = await self._ensure()
         except JetStreamError as error:
@@ -129,22 +129,28 @@ class Puller:
             logger.warning("%s", error)
             self._lengthen_pause()
             return
-        self._inbox = self._connection.new_inbox()
+        await self._end_pulls()
+        self._over = anyio.Event()
+        self._requested = 0
+        inbox = self._inbox = self._connection.new_inbox()
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{consumer}"
-        subscription = await self._connection.subscribe_once(self._inbox, self._receive)
-        is_last = True
+        self._subscription = await self._connection.subscribe_once(inbox, functools.partial(self._receive, inbox))
         try:
             self._heard = time.monotonic()
             self._pulling = True
             self._refill()
             await self._watch()
-            is_last = False
         finally:
             self._pulling = False
-            await self._end_pulls(subscription, is_last=is_last)
+            if not self._drains:
+                await self._end_pulls()
 
-    async def _end_pulls(self, subscription: Subscription, *, is_last: bool) -> None:
-        if is_last and self._drains:
+    async def _end_pulls(self) -> None:
+        """End the last epoch's; with `drains`, only when the server has shown life again, and with all it has sent."""
+        subscription, self._subscription = self._subscription, None
+        if subscription is None:
+            return
+        if self._drains:
             await self._connection.drain(subscription)
         else:
             await self._connection.unsubscribe(subscription)
@@ -176,12 +182,15 @@ class Puller:
         self._requested += free
         self._connection.send(self._subject, _ENCODER.encode(_PullRequest(free, self._expires)), reply=self._inbox)
 
-    def _receive(self, message: Msg) -> None:
-        if message.subject == self._inbox:
-            self._receive_status(message)
+    def _receive(self, inbox: str, message: Msg) -> None:
+        is_late = inbox != self._inbox
+        if message.subject == inbox:
+            if not is_late:
+                self._receive_status(message)
             return
-        self._alive()
-        self._requested -= 1
+        if not is_late:
+            self._alive()
+            self._requested -= 1
         self._held += 1
         self._deliver(message)
 
