@@ -17,6 +17,8 @@ from .jetstream import NOT_FOUND, api, api_once_led
 
 OLDEST_SERVER: Final = (2, 14)
 
+SMALLEST_PAYLOAD: Final = 24 * 1024
+"""Bytes that a message may have at least: a piece of output with its headers, a Result without its output."""
 MAX_DELIVER: Final = 50
 """Deliveries of one stored message: a net only, as whoever gets one a second time stores it anew."""
 
@@ -116,11 +118,16 @@ async def check_server(connection: Connection) -> None:
     """Let the server pass, or not.
 
     Raises:
-        TopologyError: it is too old, or has no JetStream.
+        TopologyError: it is too old, takes too small messages, or has no JetStream.
     """
     if connection.server_version < OLDEST_SERVER:
         have, need = (".".join(map(str, version)) for version in (connection.server_version, OLDEST_SERVER))
         raise TopologyError(f"the server {connection.server} is nats-server {have}; jetrunner needs {need} or newer")
+    if connection.max_payload < SMALLEST_PAYLOAD:
+        raise TopologyError(
+            f"the server {connection.server} takes messages of {connection.max_payload} bytes at most; "
+            f"jetrunner needs {SMALLEST_PAYLOAD}: raise its max_payload"
+        )
     try:
         await api_once_led(connection, "INFO")
     except JetStreamError as error:

@@ -271,6 +271,14 @@ async def test_a_server_without_jetstream(tmp_path: Path) -> None:
                 await check_server(connection)
 
 
+async def test_a_server_that_takes_too_small_messages(tmp_path: Path) -> None:
+    """A server that could not take a piece of output is one clear error, before a task runs."""
+    with running(tmp_path, "max_payload: 8192\n") as server:
+        async with connect(ConnectOptions(servers=(server.url,))) as connection:
+            with pytest.raises(TopologyError, match="takes messages of 8192 bytes at most; jetrunner needs 24576"):
+                await check_server(connection)
+
+
 async def test_a_server_that_will_do(site: Site) -> None:
     """The server we are tested with is new enough."""
     await check_server(site.connection)
