@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test chaos lint bench clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/jetrunner demo
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+
+chaos: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest tests/chaos --full --timeout 900 --durations 0
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
