@@ -14,6 +14,8 @@ import pytest
 
 from consumer.jetstream import read_batch
 from schemas import Event, EventType, Result, decode
+from tests.chaos.fleet import Fleet
+from tests.chaos.ledger import Ledger
 from tests.integration.conftest import (
     POLL,
     Site,
@@ -23,16 +25,13 @@ from tests.integration.conftest import (
     server,
 )
 
-from .fleet import Fleet
-from .ledger import Ledger
-
 __all__ = ["anyio_backend", "data_home", "own_site", "server"]
 
 WITHIN: Final = 50.0
 """Seconds in which a test of the small size has what it waits for, however busy the machine."""
 ACK_WAIT: Final = 3.0
 """Seconds of a lease in the small size, where a test has to wait for its end."""
-UNHURRIED: Final = 9.0
+UNHURRIED: Final = 6.0
 """The same where an owner, on a busy machine too, has to have the time to say what it holds."""
 
 _AT_ONCE: Final = 100

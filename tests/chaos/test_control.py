@@ -7,11 +7,10 @@ import anyio
 import pytest
 
 from schemas import Status, Verb
+from tests.chaos.conftest import names, outcomes, submit
+from tests.chaos.fleet import Fleet
+from tests.chaos.ledger import Ledger
 from tests.integration.conftest import Server, Site
-
-from .conftest import names, outcomes, submit
-from .fleet import Fleet
-from .ledger import Ledger
 
 pytestmark = pytest.mark.anyio
 

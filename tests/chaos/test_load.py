@@ -7,11 +7,10 @@ from typing import Any, Final
 import pytest
 
 from schemas import Status
+from tests.chaos.conftest import names, outcomes, submit
+from tests.chaos.fleet import Fleet
+from tests.chaos.ledger import Ledger
 from tests.integration.conftest import Site
-
-from .conftest import names, outcomes, submit
-from .fleet import Fleet
-from .ledger import Ledger
 
 pytestmark = pytest.mark.anyio
 

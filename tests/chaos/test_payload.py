@@ -8,11 +8,10 @@ import pytest
 
 from consumer.topology import SMALLEST_PAYLOAD
 from schemas import Status, encode
+from tests.chaos.conftest import outcomes, submit
+from tests.chaos.fleet import KILLED, Fleet
+from tests.chaos.ledger import Ledger
 from tests.integration.conftest import Server, Site, running
-
-from .conftest import outcomes, submit
-from .fleet import KILLED, Fleet
-from .ledger import Ledger
 
 pytestmark = pytest.mark.anyio
 

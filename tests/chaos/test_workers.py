@@ -3,11 +3,10 @@
 import pytest
 
 from schemas import Status
+from tests.chaos.conftest import names, outcomes, submit
+from tests.chaos.fleet import KILLED, Fleet
+from tests.chaos.ledger import Ledger
 from tests.integration.conftest import Site
-
-from .conftest import names, outcomes, submit
-from .fleet import KILLED, Fleet
-from .ledger import Ledger
 
 pytestmark = pytest.mark.anyio
 
