@@ -22,6 +22,7 @@ from .claims import owner_within
 from .connection import Connection
 from .deliveries import Deliveries
 from .jetstream import api
+from .lease import RENEWALS
 from .message import Position
 from .puller import EXPIRES, Puller
 from .topology import Topology, ensure_consumer
@@ -62,6 +63,7 @@ class Intake:
             window=slots,
             ensure=self._ensure,
             deliver=self._waiting.put_nowait,
+            silent=self._note_silence,
             expires=min(EXPIRES, topology.ack_wait / 2),  # before our leases: what we lose does not come back to us
             drains=True,
         )
@@ -114,6 +116,11 @@ class Intake:
                 await self._deliveries.handle(message, doubt=doubt)
             self._puller.release()
 
+    def _note_silence(self, lasted: float) -> None:
+        """Doubt what may have waited for us until its lease was over, or nearly so."""
+        if self._doubt is not None and lasted > self._topology.ack_wait / RENEWALS:
+            self._doubt.begin()
+
     async def _ensure(self) -> str:
         """Make sure of the consumer; whatever made us ask again may have cost the server its memory of deliveries."""
         differences = await ensure_consumer(self._connection, self._topology, self.category, create=self._create)
@@ -123,7 +130,7 @@ class Intake:
             self._doubt = _Doubt(owner_within(self._topology.ack_wait))
         else:
             info = await api(self._connection, f"CONSUMER.INFO.{self._topology.subjects.tasks_stream}.{self.category}")
-            self._doubt.begin(datetime.fromisoformat(info["ts"]))
+            self._doubt.begin(datetime.fromisoformat(info["ts"]).timestamp() * 1e9)
         return self.category
 
 
@@ -142,25 +149,22 @@ class _Doubt:
         self._consumer_seq = 0
         self._stream_seq = 0
 
-    def begin(self, now: datetime) -> None:
-        """Doubt all that is stored up to now, by the server's clock."""
-        self._begin(now.timestamp() * 1e9)
+    def begin(self, stored_before: float = math.inf) -> None:
+        """Doubt all that comes, or was stored before some nanoseconds since the Unix epoch, by the server's clock."""
+        self._stored_before = stored_before
+        self._until = time.monotonic() + self._lasts
 
     def about(self, message: Msg) -> float:
         """Return the seconds for which a message is in doubt; to be asked once about each, as they come."""
         place = Position.of(message)
         if self._goes_back(place):
-            self._begin(math.inf)
+            self.begin()
         self._consumer_seq = place.consumer_seq
         if place.deliveries == 1:
             self._stream_seq = place.stream_seq
         if self._until == 0.0 or place.nanoseconds > self._stored_before:
             return 0.0
         return max(self._until - time.monotonic(), 0.0)
-
-    def _begin(self, stored_before: float) -> None:
-        self._stored_before = stored_before
-        self._until = time.monotonic() + self._lasts
 
     def _goes_back(self, place: Position) -> bool:
         is_old = place.deliveries == 1 and place.stream_seq <= self._stream_seq

@@ -52,7 +52,8 @@ class Puller:
     `deliver` takes each message and must neither block nor raise. `ensure` makes sure that the consumer exists and
     returns its name; it is called at the start of each epoch. A pull ends after `expires` seconds, at least two
     heartbeats: so long may the server give messages to us though we show no life. With `drains`, each epoch ends with
-    all that the server has sent.
+    all that the server has sent. `silent` is told for how many seconds nothing was heard, before what then came is
+    delivered: it may be as old, if it is us who showed no life.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Puller:
         window: int,
         ensure: Callable[[], Awaitable[str]],
         deliver: Callable[[Msg], None],
+        silent: Callable[[float], None] | None = None,
         expires: float = EXPIRES,
         drains: bool = False,
     ) -> None:
@@ -71,6 +73,7 @@ class Puller:
         self._window = window
         self._ensure = ensure
         self._deliver = deliver
+        self._silent = silent
         self._expires = int(max(expires, 2 * HEARTBEAT) * 1e9)
         self._drains = drains
         self._refill_at = max(1, window // 4)
@@ -211,7 +214,10 @@ class Puller:
             self._end_epoch()
 
     def _alive(self) -> None:
-        self._heard = time.monotonic()
+        now = time.monotonic()
+        if self._silent is not None and now - self._heard > SILENCE:
+            self._silent(now - self._heard)
+        self._heard = now
         self._deaf_epochs = 0
         self._pause = 0.0
 

@@ -57,23 +57,28 @@ async def test_a_keeper_is_killed(fleet: Fleet, own_site: Site, ledger: Ledger, 
 async def test_a_frozen_worker(
     fleet: Fleet, own_site: Site, ledger: Ledger, *, lease: float, within: float, keeper: bool
 ) -> None:
-    """A worker that wakes up after its lease has lost its tasks to another, and ends its copies without a word."""
-    ids = names(4)
+    """A worker that wakes up after its lease has lost its tasks to another, and ends its copies without a word.
+
+    What the server had given to it meanwhile it leaves to the other, too.
+    """
+    ids, unread = names(4), ["unread1", "unread2"]
     fleet.environ["JETRUNNER_NATS_ACK_WAIT"] = str(lease)
     frozen = await fleet.start()
     await submit(own_site, ids, ledger.task(hold=True))
     await ledger.until_started(len(ids), within=within)
     first = ledger.read()
     await frozen.freeze(keeper=keeper)
+    await submit(own_site, unread, ledger.task(hold=True))
     other = await fleet.start()
-    await ledger.until_started(2 * len(ids), within=within)
+    await ledger.until_started(2 * len(ids) + len(unread), within=within)
     frozen.wake()
     await ledger.until_gone({entry.pid for entry in first}, within=within)
     ledger.release()
-    results = await outcomes(own_site, ids, within=within)
+    results = await outcomes(own_site, [*ids, *unread], within=within)
     assert {(result.status, result.redeliveries) for result in results.values()} == {("success", 1)}
     assert all(other.has_run(result) for result in results.values())
-    assert (set(ledger.starts.values()), set(ledger.ends.values())) == ({2}, {1})
+    assert ledger.starts == {**dict.fromkeys(ids, 2), **dict.fromkeys(unread, 1)}
+    assert ledger.ends == dict.fromkeys([*ids, *unread], 1)
 
 
 async def test_an_exclusive_task_of_a_frozen_worker(
