@@ -21,7 +21,7 @@ async def test_workers_killed_one_after_another(
     ids = names(200)
     fleet.environ["JETRUNNER_NATS_ACK_WAIT"] = str(lease)
     worker = await fleet.start()
-    await submit(own_site, ids, ledger.task(seconds=0.1))
+    await submit(own_site, ids, ledger.task(seconds=0.05))
     for kill in range(KILLS):
         await ledger.until_started(50 * kill + 25, within=within)
         worker.kill()
