@@ -49,7 +49,7 @@ class Server:
         services |= {"config": Config(), "subjects": SUBJECTS, "worker": "me", "leases": self.leases}
         self.deliveries = Deliveries(Services(**services))
 
-    async def load(self, task_id: str) -> None:
+    async def load(self, task_id: str, **_: object) -> None:
         return
 
     async def find(self, task_id: str, **_: object) -> None:
