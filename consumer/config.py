@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_ori
 
 from msgspec import Meta, Struct, field, inspect, structs
 
+from runners.context import PoolSettings
 from schemas import Duration, Limits, SchemaError, Size, convert
 from schemas.subjects import DEFAULT_REPLY_PREFIXES
 from schemas.task import Category
@@ -73,6 +74,8 @@ class RunnerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     default_timeout: Duration = field(default_factory=lambda: Duration(3600))
     max_timeout: Duration = field(default_factory=lambda: Duration(86400))
     resource_limits: Limits = Limits()
+    pool: PoolSettings = PoolSettings()
+    """Of a plain function's processes."""
     allow: tuple[str, ...] = ()
     script_roots: tuple[str, ...] = ()
     volume_roots: tuple[str, ...] = ()

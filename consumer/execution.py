@@ -191,6 +191,8 @@ class Execution:
             keeper=self._services.keeper,
             policy=self._policy(),
             trace=trace_context(self.request.headers),
+            concurrency=settings.max_concurrency,
+            pool=settings.pool,
             reporter=self._reporter,
         )
 

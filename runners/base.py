@@ -92,6 +92,11 @@ class Runner(ABC, Generic[P]):
         return self._result
 
     @property
+    def is_interrupted(self) -> bool:
+        """Whether the run is being ended from outside."""
+        return self._interruption is not None or self._expired
+
+    @property
     def interruption(self) -> Interruption:
         """What a cancellation that `run` has caught is about."""
         if self._interruption is None:
@@ -154,6 +159,10 @@ class Runner(ABC, Generic[P]):
 
     async def cleanup(self) -> None:
         """Remove what the run has left; called once, shielded from cancellation, for at most 15 s."""
+
+    def unready(self) -> str | None:
+        """Return why no task of this kind could run here now, as a sentence; None: as far as is known, it can."""
+        return None
 
     @abstractmethod
     async def run(self, params: P) -> Outcome | None:

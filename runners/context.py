@@ -2,12 +2,12 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Final, Literal, Protocol
+from typing import Annotated, Any, Final, Literal, Protocol
 
 import anyio
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
-from schemas import AppliedLimit, Cause, DockerContainer, HttpResponse, Limits, ScriptSource, Task, Usage
+from schemas import AppliedLimit, Cause, DockerContainer, HttpResponse, Limits, ScriptSource, Size, Task, Usage
 
 DEFAULT_GRACE: Final = 10.0
 """Seconds between SIGTERM and SIGKILL where nothing else is said."""
@@ -94,6 +94,18 @@ class Policy(Struct, frozen=True, kw_only=True):
     """Paths of the worker's own that no container may see, whatever the profile but `open` says."""
 
 
+class PoolSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The processes of a plain function: how many at most, and when one is replaced by a fresh one.
+
+    `size` is by default the category's concurrency. A process is replaced after `max_tasks`, or when it holds more than
+    `max_memory` bytes at a task's end; by default neither.
+    """
+
+    size: Annotated[int, Meta(ge=1, le=10_000)] | None = None
+    max_tasks: Annotated[int, Meta(ge=1)] | None = None
+    max_memory: Size | None = None
+
+
 class Context(Struct, frozen=True, kw_only=True):
     """What a runner knows of the task beyond its parameters, and whom it tells.
 
@@ -113,6 +125,9 @@ class Context(Struct, frozen=True, kw_only=True):
     policy: Policy = Policy()
     trace: Mapping[str, str] = {}
     """The W3C trace context that the task came with, as headers to hand on."""
+    concurrency: int = 1
+    """How many tasks of the category run at once at most."""
+    pool: PoolSettings = PoolSettings()
     reporter: Reporter = field(default_factory=SilentReporter)
 
 

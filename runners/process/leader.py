@@ -48,6 +48,10 @@ class Process:
             return False
         return True
 
+    def is_running(self) -> bool:
+        """Tell whether the leader has not ended yet, whatever the event loop knows."""
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None
+
     def reap(self) -> Exit:
         """Collect the leader, which has ended; its pid is free from here on."""
         _, status, used = os.wait4(self.pid, 0)

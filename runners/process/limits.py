@@ -81,6 +81,38 @@ def plan(context: Context) -> Plan:
     return decide(limits, context.task.limits_policy, facilities(limits))
 
 
+def plan_call(context: Context) -> Plan:
+    """Return the same for one call within a process that outlives it: no cgroup is the call's alone.
+
+    Raises:
+        PolicyDeniedError: as `plan`.
+        LimitUnsupportedError: as `plan`.
+    """
+    if context.task.limits == context.resource_limits == _NO_LIMITS:
+        return _NO_PLAN
+    limits = merge(context)
+    return decide(limits, context.task.limits_policy, facilities(limits, cgroups=False))
+
+
+def unenforced(context: Context) -> dict[str, AppliedLimit]:
+    """Return the limits of work within the worker itself: nothing but its output can be limited.
+
+    Raises:
+        PolicyDeniedError: as `plan`.
+        LimitUnsupportedError: as `plan`.
+    """
+    if context.task.limits == context.resource_limits == _NO_LIMITS:
+        return {}
+    limits = requested(merge(context))
+    missing = [f"`limits.{name}`" for name in limits if name != "output"]
+    if missing and context.task.limits_policy == "require":
+        raise LimitUnsupportedError(f"{' and '.join(missing)} cannot be enforced on a function within the worker")
+    return {
+        name: AppliedLimit(requested=value, enforced_by="worker" if name == "output" else "none")
+        for name, value in limits.items()
+    }
+
+
 def merge(context: Context) -> Limits:
     """Return the task's limits, and its category's where it has none.
 
@@ -118,9 +150,9 @@ def decide(limits: Limits, policy: Literal["best_effort", "require"], host: Faci
     )
 
 
-def facilities(limits: Limits) -> Facilities:
+def facilities(limits: Limits, *, cgroups: bool = True) -> Facilities:
     """Return what this host has, as far as some limits may need it: our cgroup is divided only for those that do."""
-    wanted = {_CONTROLLERS[name] for name in requested(limits) if name in _CONTROLLERS}
+    wanted = cgroups and {_CONTROLLERS[name] for name in requested(limits) if name in _CONTROLLERS}
     divided = division() if wanted else None
     controllers = divided.controllers if divided is not None else frozenset()
     root = os.geteuid() == 0

@@ -51,6 +51,7 @@ class Orphans:
 
     def __init__(self) -> None:
         self._families: dict[int, _Family] = {}
+        self._resting: set[int] = set()
         self._own: frozenset[int] = frozenset()
         self._adopting = False
 
@@ -76,11 +77,18 @@ class Orphans:
 
     def enter(self, leader: int, environment: Mapping[str, str]) -> None:
         """Know a task by its leader and its marks."""
+        self._resting.discard(leader)
         self._families[leader] = _Family(environment, _ticks_now() - _TICKS_OF_DOUBT)
+
+    def rest(self, leader: int) -> None:
+        """Know a process that leads no task for now, but may lead another."""
+        self._families.pop(leader, None)
+        self._resting.add(leader)
 
     def leave(self, leader: int) -> None:
         """Forget a task whose leader is reaped and whose leftovers are gone."""
         self._families.pop(leader, None)
+        self._resting.discard(leader)
 
     def sweep(self) -> None:
         """Reap the orphans that have ended."""
@@ -117,7 +125,8 @@ class Orphans:
         present = children(os.getpid())
         for leader in self._families.keys() - set(present):  # reaped by someone else: it would shield others' orphans
             del self._families[leader]
-        return [child for child in present if child not in self._families and child not in self._own]
+        known = self._families.keys() | self._resting | self._own
+        return [child for child in present if child not in known]
 
     def _belongs(self, child: int, leader: int) -> bool:
         try:

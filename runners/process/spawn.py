@@ -69,8 +69,9 @@ def _confined(spec: ProcessSpec, confinement: Confinement, opened: Descriptors) 
 
 
 def _start(spec: ProcessSpec, launch: _Launch, stdio: tuple[int, int, int]) -> int:
+    inherited = (*launch.descriptors, *spec.inherited)
     try:
-        return vfork.start(launch.argv, launch.env, cwd=spec.cwd, stdio=stdio, inherited=launch.descriptors)
+        return vfork.start(launch.argv, launch.env, cwd=spec.cwd, stdio=stdio, inherited=inherited)
     except OSError as error:
         if launch.descriptors and error.filename == sys.executable and error.errno != errno.E2BIG:
             raise SpawnFailedError(f"the wrapper of the process could not be started: {error.strerror}") from None

@@ -8,13 +8,17 @@ from msgspec import Struct
 
 
 class ProcessSpec(Struct, frozen=True, kw_only=True):
-    """What to run. `stop_scope` says who gets the polite signal; the rude one always goes to all."""
+    """What to run. `stop_scope` says who gets the polite signal; the rude one always goes to all.
+
+    `inherited` are descriptors of ours that it gets beside its standard ones.
+    """
 
     argv: Sequence[str]
     env: Mapping[str, str]
     cwd: str | None = None
     stdin: bytes = b""
     stop_scope: Literal["group", "leader"] = "group"
+    inherited: Sequence[int] = ()
 
 
 class Confinement(Struct, frozen=True, kw_only=True):
