@@ -92,6 +92,7 @@ class Worker:
         """
         async with AsyncExitStack() as stack:
             stack.enter_context(collapsed())
+            stack.push_async_callback(self._registry.aclose)
             connection = await stack.enter_async_context(connect(self._options))
             await self._prepare(connection)
             if abandoned := end_abandoned():

@@ -51,6 +51,7 @@ COMMANDS: Final = {
     "dead": "List, show, retry and remove tasks that were given up.",
     "schema": "Print the JSON Schema of a message, or of a category's parameters.",
     "config": "Print the configuration in force, and where it came from.",
+    "runners": "Say which runners there are, and whether they can run.",
     "doctor": "Check the server, the streams and this machine.",
 }
 

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from consumer.config import Config
 from consumer.errors import ConnectError
-from runners.registry import default_registry
+from consumer.plugins import find_runners
 
 from . import OK, OUR_ERROR
 from .check import Check
@@ -59,7 +59,7 @@ async def _examine(config: Config) -> tuple[list[Check], bool]:
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(examine_machine)
-        categories = config.worker.categories or tuple(default_registry())
+        categories = config.worker.categories or tuple(find_runners(config))
         reached = await check_server(config, categories, of_server)
     return of_server + ours, reached
 

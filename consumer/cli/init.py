@@ -7,8 +7,8 @@ from cyclopts import Parameter, validators
 from msgspec import structs
 
 from consumer.errors import ConfigError
+from consumer.plugins import find_runners
 from consumer.topology import Topology, check_server
-from runners.registry import default_registry
 from schemas.subjects import is_category
 
 from . import OK, OUR_ERROR
@@ -36,9 +36,10 @@ def init(
     output
         How to report.
     """
-    categories = _checked(category) if category else list(default_registry())
+    checked = _checked(category) if category else None
 
     async def create(session: Session) -> list[Declared]:
+        categories = checked or list(find_runners(session.config))
         await check_server(session.connection)
         topology = Topology.of(session.config)
         topology = structs.replace(topology, replicas=replicas or topology.replicas)

@@ -16,11 +16,11 @@ from consumer.config import Config
 from consumer.connection import ConnectOptions
 from consumer.errors import ConfigError
 from consumer.nats_context import resolve
+from consumer.plugins import find_runners, start_runners
 from consumer.server import attach_or_start, data_dir
 from consumer.worker import Worker, serve_until_signalled
 from runners.process import ORPHANS, KeeperLink, harden
 from runners.process import keeper as keeper_script
-from runners.registry import default_registry
 from schemas import Subjects
 
 from .logs import Level, configure
@@ -59,10 +59,12 @@ def worker(
     _check_user(config)
     harden()
     shed_inherited_signals()
+    registry = find_runners(config)
+    start_runners(registry, config.worker.categories or registry)
     with _server(config) as options:
         if keeper is not None:
             ORPHANS.adopt()
-        anyio.run(serve_until_signalled, Worker(config, options, default_registry(), keeper))
+        anyio.run(serve_until_signalled, Worker(config, options, registry, keeper))
         _ignore_further_signals()
     logger.info("the worker has ended")
 

@@ -2,12 +2,15 @@
 
 from typing import Any
 
+import anyio
 import pytest
 
+from runners import runner
 from runners.base import Runner
 from runners.command import CommandRunner
 from runners.docker import DockerRunner, Engine
 from runners.errors import UnknownCategoryError
+from runners.functions.coroutine import CoroutineRunner
 from runners.http.runner import HttpRunner
 from runners.registry import Registry, default_registry
 from runners.script import ScriptRunner
@@ -68,7 +71,10 @@ def test_no_category_but_a_token(category: str) -> None:
 def test_a_category_is_registered_once() -> None:
     """A second factory for a category is refused, and the first one stays."""
     registry = registry_of("idle")
-    with pytest.raises(ValueError, match="'idle' is registered twice"):
+    with (
+        registry.crediting("a test"),
+        pytest.raises(ValueError, match="'idle' is registered twice: by this program and by a test"),
+    ):
         registry.register("idle", CommandRunner)
     assert isinstance(registry.create("idle"), IdleRunner)
 
@@ -87,6 +93,62 @@ def test_categories_are_listed_in_order() -> None:
     assert list(registry) == ["ant", "zoo"]
     assert "bee" not in registry
     assert None not in registry
+
+
+def test_register_is_a_decorator_too() -> None:
+    """What is decorated stays as it is; a function that was declared a runner stands for its factory."""
+    registry = Registry()
+
+    @registry.register("greet")
+    class Greeter(IdleRunner): ...
+
+    @registry.register("hello")
+    @runner("anything")
+    async def hello() -> None: ...
+
+    assert isinstance(registry.create("greet"), Greeter)
+    assert isinstance(registry.create("hello"), CoroutineRunner)
+    assert registry.source("greet") == "this program"
+
+
+def test_a_factory_is_loaded_once_when_it_is_needed() -> None:
+    """An offer costs nothing until its first task."""
+    loaded: list[str] = []
+
+    def load() -> type[IdleRunner]:
+        loaded.append("idle")
+        return IdleRunner
+
+    registry = Registry()
+    registry.offer("idle", load, source="a test")
+    assert list(registry) == ["idle"]
+    assert loaded == []
+    assert isinstance(registry.create("idle"), IdleRunner)
+    assert isinstance(registry.create("idle"), IdleRunner)
+    assert loaded == ["idle"]
+
+
+def test_closing_a_registry_closes_the_factories_that_were_used() -> None:
+    """Those that keep something for their runners."""
+    closed: list[str] = []
+
+    class Keeping:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __call__(self) -> IdleRunner:
+            return IdleRunner()
+
+        async def aclose(self) -> None:
+            closed.append(self.name)
+
+    registry = registry_of("idle")
+    registry.register("used", Keeping("used"))
+    registry.register("unused", Keeping("unused"))
+    registry.create("used")
+    registry.create("idle")
+    anyio.run(registry.aclose)
+    assert closed == ["used"]
 
 
 def test_registries_share_nothing() -> None:
