@@ -143,3 +143,17 @@ def nofile() -> int:
 @runner("boast")
 def boast(context: TaskContext) -> None:
     context.progress(text="x" * (2 * MIB))
+
+
+@runner("conform")
+def conform(how: str) -> str:
+    """Do what the conformance suite asks for."""
+    match how:
+        case "raise":
+            raise ValueError(how)
+        case "wait":
+            time.sleep(600)
+        case "shout":
+            return "x" * 300_000
+    print("on the way")
+    return "well done"
