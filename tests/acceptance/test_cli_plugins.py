@@ -1,5 +1,6 @@
 """Plug-ins from the command line: found, listed, described, refused, and run by a worker."""
 
+import shlex
 import subprocess
 import sys
 import sysconfig
@@ -13,6 +14,8 @@ import pytest
 from runners.process.keeper import children, descendants
 from tests.acceptance.conftest import PATIENCE, READY, Done, Running, Site
 
+README: Final = Path(__file__).parents[2] / "README.md"
+INDENT: Final = " " * 4
 PLUGIN: Final = Path(__file__).parent / "plugins" / "greetings.py"
 ENTRY_POINTS: Final = "[jetrunner.runners]\nhello = greetings:greet\nfib = greetings:fibonacci\n"
 
@@ -87,6 +90,22 @@ def test_a_worker_runs_the_functions_of_a_plug_in(plugged: Site) -> None:
         done = plugged.jetrunner("run", "greet", "--args", '{"nam":"you"}')
         assert done.code == 3
         assert "unknown field `nam`" in done.stderr
+
+
+def test_the_runners_of_the_readme_do_what_it_says(idle_site: Site, tmp_path: Path) -> None:
+    """Its code is a plug-in, and its commands print what stands beside them."""
+    section = README.read_text(encoding="utf-8").partition("## Write a runner")[2].partition("\n## ")[0]
+    lines = [line.removeprefix(INDENT) for line in section.splitlines() if line.startswith(INDENT) or not line]
+    commands = [line for line in lines if line.startswith("jetrunner ")]
+    module = "\n".join(line for line in lines if line not in commands)
+    (tmp_path / "my_runners.py").write_text(module, encoding="utf-8")
+    (tmp_path / "jetrunner.toml").write_text('plugins = ["my_runners"]\n', encoding="utf-8")
+    assert len(commands) == 2
+    with idle_site.worker():
+        for command in commands:
+            typed, _, printed = command.partition(" #")
+            done = idle_site.jetrunner(*shlex.split(typed)[1:])
+            assert (done.code, done.out) == (0, printed.strip())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
