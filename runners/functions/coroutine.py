@@ -47,7 +47,7 @@ class _InWorker:
         return self._runner.is_interrupted
 
     def progress(self, data: dict[str, Any]) -> None:
-        self._runner.progress(**data)
+        self._runner.context.reporter.progress(data)
 
     def output(self, data: bytes) -> None:
         self._runner.write(data)

@@ -1,5 +1,6 @@
 """PooledRunner: a plain function as a runner, in a process of a pool, so that it can be killed."""
 
+import signal
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
@@ -7,6 +8,7 @@ import anyio
 
 from runners.base import Runner
 from runners.errors import Outcome, failed
+from runners.process.ending import KILL_WINDOW
 from runners.process.limits import MemoryPoll, Plan, plan_call
 from runners.process.verdict import verdict
 from schemas import Cause, encode
@@ -29,17 +31,17 @@ class PooledRunner(Runner[Any]):
     async def run(self, params: Any) -> Outcome | None:
         limits = plan_call(self.context)
         self.report.limits = dict(limits.applied)
+        soft = {name: values[0] for name, values in limits.rlimits.items()}
+        call = Call(encode(params), facts_of(self.context), soft)
         process = await self.pool.acquire(self.context)
         try:
-            return await self._call(process, params, limits)
+            return await self._call(process, call, limits)
         finally:
             await self.pool.release(process)
 
-    async def _call(self, process: PoolProcess, params: Any, limits: Plan) -> Outcome | None:
+    async def _call(self, process: PoolProcess, call: Call, limits: Plan) -> Outcome | None:
         process.begin(self)
         self.started(pid=process.pid)
-        soft = {name: values[0] for name, values in limits.rlimits.items()}
-        call = Call(encode(params), facts_of(self.context), soft)
         done = None
         poll = self._polling(process, limits)
         try:
@@ -75,6 +77,9 @@ class PooledRunner(Runner[Any]):
                 self.ended()
                 self.report.cause = Cause.OOM
             process.ending(self).kill(spread=True)
+            process.loop.call_later(KILL_WINDOW, process.give_up)
+            reason = "the task used more memory than its limit"
+            self.context.reporter.stopping({"by": None, "reason": reason, "signal": signal.SIGKILL.name})
 
         return MemoryPoll(process.pid, limits.resident, kill)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import anyio
+import msgspec
 from msgspec import Struct
 
 from runners.base import Runner
@@ -32,6 +33,7 @@ LAST_WORDS: Final = 2.0
 """Seconds that a process may live after it has closed its socket."""
 _PROGRAM: Final = (sys.executable, "-I", "-X", "utf8", str(Path(__file__).with_name("child.py")))
 _READS_TO_EMPTY: Final = 64
+"""More than any pipe holds: what still comes then is not of a task that has ended."""
 
 
 class Target(Struct, frozen=True):
@@ -157,7 +159,7 @@ class PoolProcess:
             with anyio.move_on_after(KILL_WINDOW):
                 await self.watch.exited.wait()
             left = await ORPHANS.end(self.pid)
-        self._print()
+        self._print_rest()
         self._hear()
         self._forget()
         if report is not None:
@@ -171,6 +173,11 @@ class PoolProcess:
     def ending(self, runner: Runner[Any]) -> Ending:
         """Return what ends it for the task that it works on."""
         return Ending(self.process, self.watch, None, runner.context, runner.report)
+
+    def give_up(self) -> None:
+        """Wait no longer for its answer."""
+        self._gone = True
+        self._answered.set()
 
     async def wait_exit(self) -> None:
         """Wait for the end of a process that has closed its socket, for a while."""
@@ -230,24 +237,23 @@ class PoolProcess:
             data = b""
         try:
             messages = [decode_said(payload) for payload in self._unframer.feed(data)] if data else []
-        except ValueError:  # whoever writes this is not our child.py any more
+        except (ValueError, msgspec.MsgspecError):  # whoever writes this is not our child.py any more
             self.process.signal(signal.SIGKILL)
             data, messages = b"", []
         for message in messages:
             self._take(message)
         if not data:
             self.loop.remove_reader(self._link)
-            self._gone = True
-            self._answered.set()
+            self.give_up()
 
     def _take(self, message: Said) -> None:
         match message:
             case Output(data=data) if self._runner is not None:
                 self._runner.write(data)
             case Progress(data=data) if self._runner is not None:
-                self._runner.progress(**data)
+                self._runner.context.reporter.progress(data)
             case Done() if self._runner is not None:
-                self._print()
+                self._print_rest()
                 self._runner.ended()
                 self._done = message
                 self._answered.set()
@@ -255,18 +261,23 @@ class PoolProcess:
                 self._first = message
                 self._answered.set()
 
-    def _print(self) -> None:
-        """Take all that it has printed: for its task, or for nobody."""
+    def _print_rest(self) -> None:
+        """Take all that it has printed."""
         for _ in range(_READS_TO_EMPTY):
-            try:
-                data = os.read(self.process.stderr, READ_SIZE)
-            except BlockingIOError:
-                return
-            if not data:
-                self.loop.remove_reader(self.process.stderr)
-                return
-            if self._runner is not None:
-                self._runner.write(data, "stderr")
+            if not self._print():
+                break
+
+    def _print(self) -> bool:
+        """Take some of what it has printed: for its task, or for nobody; tell whether there was anything."""
+        try:
+            data = os.read(self.process.stderr, READ_SIZE)
+        except BlockingIOError:
+            return False
+        if not data:
+            self.loop.remove_reader(self.process.stderr)
+        elif self._runner is not None:
+            self._runner.write(data, "stderr")
+        return bool(data)
 
     def _forget(self) -> None:
         self.loop.remove_reader(self._link)

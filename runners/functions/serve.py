@@ -16,7 +16,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from types import FrameType
 from typing import Any, Final, Literal, NoReturn
@@ -79,7 +79,6 @@ class _Server:
         self._link = link
         self._function = function
         self._parent = parent
-        self._sending = threading.Lock()
         self._stage: Literal["idle", "calling", "telling"] = "idle"
         self.stopping = False
         signal.signal(signal.SIGTERM, self._stop)
@@ -95,11 +94,13 @@ class _Server:
     def _serve_call(self, call: Call) -> None:
         self._stage = "telling"
         self._mark(call)
+        reports = _Reports(self._link, lambda: self.stopping)
         try:
             with _limited(call.rlimits):
-                error = self._call(call)
+                error = self._call(call, reports)
         except TaskStopped:
             self._end()
+        reports.close()
         _flush()
         leaked = _end_children()
         self._say(Done(error, _used(), _resident(), leaked))
@@ -107,13 +108,13 @@ class _Server:
         if self.stopping:
             os._exit(0 if error is None else 1)
 
-    def _call(self, call: Call) -> str | None:
+    def _call(self, call: Call, reports: "_Reports") -> str | None:
         """Call the function and say what it has returned; return what it has raised, if it has."""
         signature = self._function.signature
         try:
             params = decode(signature.params_type, call.params)
-            arguments = signature.arguments(params, lambda: TaskContext(call.facts, self))
-            self.output(as_json(self._call_function(arguments)))
+            arguments = signature.arguments(params, lambda: TaskContext(call.facts, reports))
+            reports.output(as_json(self._call_function(arguments)))
         except TaskStopped as stopped:
             self._stage = "telling"
             sys.stderr.write(traceback_text(stopped))
@@ -132,30 +133,8 @@ class _Server:
         self._stage = "telling"
         return value
 
-    def progress(self, data: dict[str, Any]) -> None:
-        """Take a step of the work."""
-        message = frame(Progress(msgspec.to_builtins(data)))
-        if len(message) > LONGEST:
-            raise ValueError(f"a step of progress has {len(message)} bytes: more than {LONGEST}")
-        self._send(message)
-
-    def output(self, data: bytes) -> None:
-        """Take some output."""
-        for start in range(0, len(data), PIECE):
-            self._say(Output(data[start : start + PIECE]))
-
-    def log(self, data: bytes) -> None:
-        """Take what is for people; it keeps its place among what is printed."""
-        _flush()
-        sys.stderr.buffer.write(data)
-        sys.stderr.buffer.flush()
-
     def _say(self, message: msgspec.Struct) -> None:
-        self._send(frame(message))
-
-    def _send(self, data: bytes) -> None:
-        with self._sending:  # a function may report from its own threads
-            self._link.sendall(data)
+        self._link.sendall(frame(message))
 
     def _mark(self, call: Call) -> None:
         """Let what the function starts bear the marks of its task, as every process of a task does."""
@@ -180,6 +159,46 @@ class _Server:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTERM)
         os._exit(128 + signal.SIGTERM)
+
+
+class _Reports:
+    """The channel of one call; what a thread of the function still has to tell after it is told to nobody."""
+
+    def __init__(self, link: socket.socket, is_stopping: Callable[[], bool]) -> None:
+        self._link = link
+        self._is_stopping = is_stopping
+        self._sending = threading.Lock()
+        self._closed = False
+
+    @property
+    def stopping(self) -> bool:
+        return self._is_stopping()
+
+    def progress(self, data: dict[str, Any]) -> None:
+        message = frame(Progress(msgspec.to_builtins(data)))
+        if len(message) > LONGEST:
+            raise ValueError(f"a step of progress has {len(message)} bytes: more than {LONGEST}")
+        self._send(message)
+
+    def output(self, data: bytes) -> None:
+        for start in range(0, len(data), PIECE):
+            self._send(frame(Output(data[start : start + PIECE])))
+
+    def log(self, data: bytes) -> None:
+        """Take what is for people; it keeps its place among what is printed."""
+        _flush()
+        sys.stderr.buffer.write(data)
+        sys.stderr.buffer.flush()
+
+    def close(self) -> None:
+        with self._sending:
+            self._closed = True
+
+    def _send(self, data: bytes) -> None:
+        with self._sending:
+            if self._closed:
+                raise RuntimeError("the task has ended")
+            self._link.sendall(data)
 
 
 @contextlib.contextmanager

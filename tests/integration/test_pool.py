@@ -276,6 +276,17 @@ def test_a_pool_begins_again_on_a_new_event_loop() -> None:
     assert anyio.run(run) != anyio.run(last)
 
 
+async def test_a_thread_that_outlives_its_task_tells_nothing_of_the_next_one() -> None:
+    """Its reports are refused once the task has ended."""
+    async with pooled(work.linger) as linger:
+        await linger.run(leave=True)
+        runner = linger.runner(leave=False)
+        with anyio.fail_after(PATIENCE):
+            result = await runner.execute()
+    assert (result.status, heard(runner).steps) == (Status.SUCCESS, [])
+    assert "RuntimeError: the task has ended" in result.stderr
+
+
 # How a function fails
 
 

@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,21 @@ def nofile() -> int:
 @runner("boast")
 def boast(context: TaskContext) -> None:
     context.progress(text="x" * (2 * MIB))
+
+
+@runner("linger")
+def linger(context: TaskContext, *, leave: bool) -> None:
+    """Leave a thread that goes on telling how far it is, or give one the time to."""
+    if not leave:
+        time.sleep(0.05)
+        return
+
+    def tell() -> None:
+        while True:
+            time.sleep(0.001)
+            context.progress(late=True)
+
+    threading.Thread(target=tell, daemon=True).start()
 
 
 @runner("conform")
