@@ -60,7 +60,7 @@ def _state(registry: Registry, category: str, config: Config) -> RunnerState:
     parameters: dict[str, bool] = {}
     try:
         runner = probe(registry, category)
-        parameters, obstacle = _parameters(runner.params_type), runner.unready()
+        parameters, obstacle = _parameters(runner.params_type), runner.unready() or _obstacle(registry, category)
     except PluginError as error:
         obstacle = str(error)
     return RunnerState(
@@ -74,6 +74,11 @@ def _state(registry: Registry, category: str, config: Config) -> RunnerState:
         ready=obstacle is None,
         reason=obstacle,
     )
+
+
+def _obstacle(registry: Registry, category: str) -> str | None:
+    facility = registry.facility(category)
+    return None if facility is None else facility.obstacle
 
 
 def _at_once(settings: RunnerConfig, config: Config) -> int:

@@ -37,16 +37,17 @@ def refusal(done: Done) -> str:
 
 def test_runners_are_listed_with_their_source_and_parameters(plugged: Site) -> None:
     """Parameters that may be left out are in brackets; limits are the configuration's."""
-    limits = {"JETRUNNER_RUNNERS_GREET_RESOURCE_LIMITS_MEMORY": "1MiB", "JETRUNNER_RUNNERS_GREET_MAX_CONCURRENCY": "3"}
-    done = plugged.jetrunner("runners", **limits)
+    plugged.environ["JETRUNNER_RUNNERS_GREET_RESOURCE_LIMITS_MEMORY"] = "1MiB"
+    plugged.environ["JETRUNNER_RUNNERS_GREET_MAX_CONCURRENCY"] = "3"
+    done = plugged.jetrunner("runners")
     assert done.code == 0
     rows = {line.split()[0]: line for line in done.lines}
     assert rows["greet"].split()[1:5] == ["plug-in", "greetings", "name", "[loud]"]
     assert rows["greet"].split()[5:] == ["3", "1", "h", "memory=1048576", "yes"]
     assert rows["command"].split()[1] == "built-in"
-    assert plugged.jetrunner("runners", "-o", "id").lines == [
-        *("command", "echo", "fibonacci", "greet", "script", "sleep")
-    ]
+    listed = plugged.jetrunner("runners", "-o", "id").lines
+    assert listed == [*rows][1:]
+    assert {"command", "echo", "fibonacci", "greet", "script", "sleep"} <= {*listed}
     lines = plugged.jetrunner("runners", "-o", "jsonl").lines
     greet = next(row for row in map(msgspec.json.decode, lines) if row["category"] == "greet")
     assert (greet["parameters"], greet["ready"], greet["reason"]) == ({"name": True, "loud": False}, True, None)
@@ -62,13 +63,23 @@ def test_a_runner_that_cannot_start_is_listed_with_the_reason(plugged: Site, tmp
     assert why in refusal(plugged.jetrunner("worker", JETRUNNER_PLUGINS="odd"))
 
 
+def test_a_runner_that_has_what_it_needs_missing_is_listed_with_the_reason(plugged: Site, tmp_path: Path) -> None:
+    """It can be made, so a worker may start and wait for what is missing."""
+    module = "from greetings import EchoRunner\nfrom runners import runner\n"
+    module += "@runner('lame')\nclass Lame(EchoRunner):\n    def unready(self):\n        return 'there is no stick'\n"
+    (tmp_path / "lame.py").write_text(module, encoding="utf-8")
+    done = plugged.jetrunner("runners", "-o", "json", JETRUNNER_PLUGINS="lame")
+    lame = next(row for row in msgspec.json.decode(done.stdout) if row["category"] == "lame")
+    assert (lame["ready"], lame["reason"], lame["parameters"]) == (False, "there is no stick", {"text": True})
+
+
 def test_a_schema_describes_the_parameters_of_a_plug_in(plugged: Site) -> None:
     """As that of a message does; for anything else the error says what there is."""
     schema = msgspec.json.decode(plugged.jetrunner("schema", "greet").stdout)
     definition = schema["$defs"]["GreetParams"]
     assert definition["required"] == ["name"]
     assert definition["properties"]["loud"] == {"type": "boolean", "default": False}
-    assert "command, echo, fibonacci" in refusal(plugged.jetrunner("schema", "grete"))
+    assert "control, command, docker, echo" in refusal(plugged.jetrunner("schema", "grete"))
 
 
 @pytest.mark.parametrize("command", ["worker", "runners", "init"])

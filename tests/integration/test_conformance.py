@@ -1,7 +1,7 @@
 """Every runner passes the conformance suite: the built-in ones, functions of both kinds, and one of ten lines."""
 
 import subprocess
-from typing import ClassVar
+from typing import Any, ClassVar
 from unittest import SkipTest
 
 import anyio
@@ -74,7 +74,7 @@ class CountParams(msgspec.Struct, forbid_unknown_fields=True):
 class CountRunner(Runner[CountParams]):
     """Counts, and fails at nothing; below nothing, it does not end."""
 
-    params_type = CountParams
+    params_type: ClassVar[type[object]] = CountParams
 
     async def run(self, params: CountParams) -> Outcome | None:
         if params.to == 0:
@@ -88,7 +88,7 @@ class CountRunner(Runner[CountParams]):
 class TestCustom(RunnerConformance):
     """A Runner of ten lines."""
 
-    factory = CountRunner
+    factory: ClassVar[Any] = CountRunner
     success = Task(args={"to": 3})
     failure = Task(args={"to": 0})
     endless = Task(args={"to": -1})
@@ -127,7 +127,7 @@ class Twice(CountRunner):
 class Lax(CountRunner):
     """Takes any parameters."""
 
-    params_type: ClassVar[type[object]] = dict
+    params_type = dict
 
 
 LEFT: list[subprocess.Popen[bytes]] = []

@@ -18,6 +18,7 @@ from runners.command import CommandRunner
 from runners.context import Context, PoolSettings
 from runners.declaration import factory_of
 from runners.process import ORPHANS, keeper
+from runners.testing.harness import Reports
 from schemas import Cause, Limits, Result, Size, Status, Task
 from tests.integration import broken_work, work
 from tests.integration.test_keeper import UNDER_KEEPER, alive, eventually, tag
@@ -39,40 +40,27 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-class Recorder:
-    """Keeps what a runner reports, and lets a test wait for it."""
+class Recorder(Reports):
+    """Keeps the steps of the work, too, and lets a test wait for what is printed."""
 
     def __init__(self) -> None:
-        self.pid = 0
+        super().__init__()
         self.steps: list[dict[str, Any]] = []
-        self.signals: list[str] = []
-        self.printed = b""
         self._news = anyio.Event()
-
-    def started(self, data: Mapping[str, Any]) -> None:
-        self.pid = data["pid"]
-        self._tell()
 
     def progress(self, data: Mapping[str, Any]) -> None:
+        super().progress(data)
         self.steps.append(dict(data))
 
-    def stopping(self, data: Mapping[str, Any]) -> None:
-        self.signals.append(data["signal"])
-        self._tell()
-
     def output(self, stream: str, offset: int, chunk: bytes | memoryview) -> None:
-        if stream == "stderr":
-            self.printed += chunk
-            self._tell()
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        with anyio.fail_after(PATIENCE):
-            while not condition():
-                await self._news.wait()
-
-    def _tell(self) -> None:
+        super().output(stream, offset, chunk)
         self._news.set()
         self._news = anyio.Event()
+
+    async def until_printed(self, text: bytes) -> None:
+        with anyio.fail_after(PATIENCE):
+            while text not in self.output_of["stderr"]:
+                await self._news.wait()
 
 
 class Pooled:
@@ -101,7 +89,7 @@ class Pooled:
         with anyio.fail_after(PATIENCE):
             async with anyio.create_task_group() as group:
                 group.start_soon(runner.execute)
-                await recorder.until(lambda: b"ready" in recorder.printed)
+                await recorder.until_printed(b"ready")
                 end(runner)
         assert runner.result is not None
         return runner.result
@@ -381,7 +369,7 @@ async def test_a_stop_while_waiting_for_a_process_means_that_the_task_never_star
         with anyio.fail_after(PATIENCE):
             async with anyio.create_task_group() as group:
                 group.start_soon(first.execute)
-                await heard(first).until(lambda: b"ready" in heard(first).printed)
+                await heard(first).until_printed(b"ready")
                 async with anyio.create_task_group() as waiting:
                     waiting.start_soon(second.execute)
                     await anyio.wait_all_tasks_blocked()

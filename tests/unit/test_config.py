@@ -9,6 +9,7 @@ from msgspec import Struct, structs
 
 from consumer.config import Config, NatsConfig, RunnerConfig, WorkerConfig, load, settings
 from consumer.errors import ConfigError
+from runners.context import PoolSettings
 from schemas import Duration, Limits, Size
 
 NO_VARIABLES: dict[str, str] = {}
@@ -268,6 +269,14 @@ def test_every_key_has_its_variable() -> None:
             load(None, {name: "!?"})
         except ConfigError as error:
             assert str(error).startswith(f"{name}: `{key}` is ")  # noqa: PT017 - text is fine for some keys
+
+
+def test_a_pool_has_settings_of_its_own() -> None:
+    """In the file and in variables; a process is replaced only if they say when."""
+    path = written("[runners.resize.pool]\nsize = 2\nmax_memory = '1GiB'")
+    pool = load(path, {"JETRUNNER_RUNNERS_RESIZE_POOL_MAX_TASKS": "100"}).runner("resize").pool
+    assert (pool.size, pool.max_memory, pool.max_tasks) == (2, 2**30, 100)
+    assert load(None, {}).runner("resize").pool == PoolSettings()
 
 
 def test_a_variable_wins_over_the_file() -> None:

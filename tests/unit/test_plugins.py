@@ -14,6 +14,7 @@ from consumer.plugins import find_runners, start_runners
 from runners import plugins
 from runners.base import Runner
 from runners.functions.coroutine import CoroutineRunner
+from runners.registry import default_registry
 
 Write = Callable[[str, str], None]
 
@@ -70,7 +71,7 @@ def test_a_plug_in_in_the_current_directory_brings_its_runners(write: Write) -> 
     """Classes and functions that are decorated, beside the built-in ones; a plug-in that is named twice counts once."""
     write("mine", GREET)
     registry = find_runners(Config(plugins=("mine", "mine")))
-    assert list(registry) == ["command", "double", "greet", "script"]
+    assert {*registry} - {*default_registry()} == {"double", "greet"}
     assert registry.source("greet") == "plug-in mine"
     assert isinstance(registry.create("double"), CoroutineRunner)
     start_runners(registry, registry)
@@ -82,7 +83,7 @@ def test_a_plug_in_may_register_by_itself(write: Write) -> None:
     write("hook", "import mine\ndef register(registry): registry.register('hello', mine.Greet)")
     write("other", "from atexit import register\nfrom mine import double")
     assert "hello" in find_runners(Config(plugins=("hook",)))
-    assert list(find_runners(Config(plugins=("other",)))) == ["command", "double", "script"]
+    assert {*find_runners(Config(plugins=("other",)))} - {*default_registry()} == {"double"}
 
 
 @pytest.mark.parametrize(
