@@ -49,6 +49,7 @@ class PooledRunner(Runner[Any]):
                 done = await process.call(call)
                 if done is None:
                     await process.wait_exit()
+                    self.ended()
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
                 await process.ending(self).terminate(self.interruption, "group", spread=True)

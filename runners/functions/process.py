@@ -78,7 +78,10 @@ class PoolProcess:
         Raises:
             SpawnFailedError: the machine has nothing to spare.
         """
-        ours, its = socket.socketpair()
+        try:
+            ours, its = socket.socketpair()
+        except OSError as error:
+            raise SpawnFailedError(f"no socket could be made for the process: {error.strerror}") from None
         with its:
             argv = (*_PROGRAM, str(its.fileno()))
             spec = ProcessSpec(argv=argv, env=environment(Context(worker=worker)), inherited=(its.fileno(),))
@@ -97,7 +100,8 @@ class PoolProcess:
             raise SpawnFailedError(f"the process could not be watched: {error.strerror}") from None
         ORPHANS.rest(process.pid)
         where = json.dumps({"module": target.module, "name": target.name, "path": target.path}).encode()
-        ours.sendall(len(where).to_bytes(4, "little") + where)
+        with contextlib.suppress(OSError):  # it has ended: whoever waits for it is told
+            ours.sendall(len(where).to_bytes(4, "little") + where)
         ours.setblocking(False)  # noqa: FBT003 - it takes no keyword
         return cls(process, ours, watch)
 
@@ -214,18 +218,11 @@ class PoolProcess:
         )
 
     async def _send(self, data: bytes) -> None:
-        try:
-            sent = self._link.send(data)
+        """Send a call, large or small, without a turn of the event loop if there is room for it."""
+        with contextlib.suppress(OSError):  # it has ended: the answer tells
+            sent = self._link.send(data)  # it has answered before, so there is room for some
             if sent < len(data):
                 await self.loop.sock_sendall(self._link, memoryview(data)[sent:])
-        except BlockingIOError:
-            await self._send_rest(data)
-        except OSError:  # it has ended: the answer tells
-            return
-
-    async def _send_rest(self, data: bytes) -> None:
-        with contextlib.suppress(OSError):
-            await self.loop.sock_sendall(self._link, data)
 
     def _hear(self) -> None:
         """Take what it says."""
