@@ -139,7 +139,8 @@ class PoolProcess:
         """Have the function called; None if the process has ended, or closed its socket, before it returned."""
         self._done = None
         self._answered.clear()
-        await self._send(frame(call))
+        with contextlib.suppress(OSError):  # it has ended: that is the answer
+            await self.loop.sock_sendall(self._link, frame(call))
         await self._answered.wait()
         return self._done
 
@@ -216,13 +217,6 @@ class PoolProcess:
             cpu_system=max(0.0, used.cpu_system - before.cpu_system),
             max_rss=used.peak if used.peak > before.peak else None,
         )
-
-    async def _send(self, data: bytes) -> None:
-        """Send a call, large or small, without a turn of the event loop if there is room for it."""
-        with contextlib.suppress(OSError):  # it has ended: the answer tells
-            sent = self._link.send(data)  # it has answered before, so there is room for some
-            if sent < len(data):
-                await self.loop.sock_sendall(self._link, memoryview(data)[sent:])
 
     def _hear(self) -> None:
         """Take what it says."""
