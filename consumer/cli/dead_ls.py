@@ -8,7 +8,7 @@ from cyclopts import Parameter, validators
 from consumer.letters import Letter, Letters, WantedLetters
 
 from . import OK
-from .rendering import OUTPUT, Format, age, print_json, print_jsonl, print_table
+from .rendering import OUTPUT, Format, age, print_list
 from .selecting import Selection, with_letters
 from .session import Connecting
 
@@ -33,16 +33,7 @@ def ls(
     """
     wanted = (selection or Selection()).wanted()
     found = with_letters(connecting, lambda letters: _newest(letters, wanted, limit))
-    match output:
-        case "table":
-            print_table(_COLUMNS, map(_row, found))
-        case "json":
-            print_json(found)
-        case "jsonl":
-            print_jsonl(found)
-        case "id":
-            for task_id in dict.fromkeys(letter.task_id for letter in found):
-                print(task_id)
+    print_list(output, found, _COLUMNS, _row, lambda letter: letter.task_id)
     return OK
 
 

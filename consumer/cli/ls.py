@@ -8,7 +8,7 @@ from schemas import Status
 
 from . import OK
 from .listing import MAX_EVENTS, Listing, Wanted
-from .rendering import OUTPUT, Format, age, print_json, print_jsonl, print_table, say, short
+from .rendering import OUTPUT, Format, age, print_list, say, short
 from .session import Connecting, Session, with_streams
 from .states import TaskState
 from .values import moment_before
@@ -44,16 +44,7 @@ def ls(
         statuses=frozenset(status or Status), category=category, since=moment_before("--since", since), limit=limit
     )
     states = with_streams(connecting or Connecting(), lambda session: _read(session, wanted))
-    match output:
-        case "table":
-            print_table(_COLUMNS, map(_row, states))
-        case "json":
-            print_json(states)
-        case "jsonl":
-            print_jsonl(states)
-        case "id":
-            for state in states:
-                print(state.task_id)
+    print_list(output, states, _COLUMNS, _row, lambda state: state.task_id)
     return OK
 
 

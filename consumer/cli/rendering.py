@@ -2,9 +2,9 @@
 
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import IO, Annotated, Final, Literal
+from typing import IO, Annotated, Final, Literal, TypeVar
 
 import msgspec
 from cyclopts import Parameter
@@ -19,6 +19,8 @@ QUIET: Final = Parameter(name=["--quiet", "-q"], negative="")
 
 Quiet = Annotated[bool, QUIET]
 Format = Literal["table", "json", "jsonl", "id"]
+
+V = TypeVar("V")
 
 _PIPE_WIDTH: Final = 10_000
 _STYLES: Final = {
@@ -89,6 +91,26 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*(Text(printable(cell), style=_STYLES.get(cell, "")) for cell in row))  # type: ignore[call-overload]
     Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(table)
+
+
+def print_list(
+    output: Format,
+    values: Sequence[V],
+    columns: Sequence[str],
+    row: Callable[[V], Sequence[str]],
+    name: Callable[[V], str],
+) -> None:
+    """Print things in the form that was asked for; `id` prints the name of each, once."""
+    match output:
+        case "table":
+            print_table(columns, map(row, values))
+        case "json":
+            print_json(values)
+        case "jsonl":
+            print_jsonl(values)
+        case "id":
+            for each in dict.fromkeys(map(name, values)):
+                print(each)
 
 
 def print_facts(facts: Mapping[str, object]) -> None:

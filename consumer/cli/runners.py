@@ -11,7 +11,7 @@ from runners.registry import Registry
 from schemas import Duration, Limits, encode
 
 from . import OK
-from .rendering import OUTPUT, Format, print_json, print_jsonl, print_table, short
+from .rendering import OUTPUT, Format, print_list, short
 from .session import Connecting
 
 _COLUMNS: Final = ("CATEGORY", "SOURCE", "PARAMETERS", "AT ONCE", "TIMEOUT", "LIMITS", "READY")
@@ -42,16 +42,7 @@ def runners(*, output: Annotated[Format, OUTPUT] = "table", connecting: Connecti
     config = (connecting or Connecting()).load()
     registry = find_runners(config)
     found = [_state(registry, category, config) for category in registry]
-    match output:
-        case "table":
-            print_table(_COLUMNS, map(_row, found))
-        case "json":
-            print_json(found)
-        case "jsonl":
-            print_jsonl(found)
-        case "id":
-            for each in found:
-                print(each.category)
+    print_list(output, found, _COLUMNS, _row, lambda each: each.category)
     return OK
 
 

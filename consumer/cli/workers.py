@@ -6,7 +6,7 @@ from consumer.overview import CategoryOverview
 from consumer.workers import WorkerState, find_workers
 
 from . import OK
-from .rendering import OUTPUT, Format, age, print_json, print_jsonl, print_table, say
+from .rendering import OUTPUT, Format, age, print_list, say
 from .session import Connecting, with_session
 
 _COLUMNS = ("WORKER", "HOST", "PID", "VERSION", "UP", "STATE", "BUSY", "CATEGORIES", "SERVER")
@@ -21,16 +21,7 @@ def workers(*, output: Annotated[Format, OUTPUT] = "table", connecting: Connecti
         How to print them; JSON names their tasks, too, `id` prints nothing but their names.
     """
     found = with_session(connecting or Connecting(), lambda session: find_workers(session.connection, session.subjects))
-    match output:
-        case "table":
-            print_table(_COLUMNS, map(_row, found))
-        case "json":
-            print_json(found)
-        case "jsonl":
-            print_jsonl(found)
-        case "id":
-            for each in found:
-                print(each.worker)
+    print_list(output, found, _COLUMNS, _row, lambda each: each.worker)
     if not found:
         say("no worker answers; start one with: jetrunner worker")
     return OK

@@ -19,7 +19,7 @@ class CoroutineRunner(Runner[Any]):
     signature: ClassVar[Signature]
 
     async def run(self, params: Any) -> Outcome | None:
-        self.report.limits = unenforced(self.context)
+        self.report.limits = unenforced(self.context, "a function within the worker")
         arguments = self.signature.arguments(params, self._task_context)
         try:
             output = as_json(await type(self).function(**arguments))

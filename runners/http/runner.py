@@ -11,20 +11,19 @@ import httpx
 from msgspec import structs
 
 from runners.base import Runner
-from runners.context import DEFAULT_OUTPUT_LIMIT, Context
+from runners.context import DEFAULT_OUTPUT_LIMIT
 from runners.errors import (
     SUCCESS,
     HttpProtocolError,
     InvalidTaskError,
-    LimitUnsupportedError,
     NetworkError,
     Outcome,
     PolicyDeniedError,
     TooManyRedirectsError,
     failed,
 )
-from runners.process.limits import merge, requested
-from schemas import AppliedLimit, HttpResponse
+from runners.process.limits import unenforced
+from schemas import HttpResponse
 
 from .decoding import MAX_RATIO, BombError, CorruptError, Decoder, Identity, decoder_for
 from .failures import FAILURES, explain
@@ -63,7 +62,7 @@ class HttpRunner(Runner[HttpParams]):
 
     async def run(self, params: HttpParams) -> Outcome:
         self._check_policy(params)
-        self.report.limits = _limits(self.context)
+        self.report.limits = unenforced(self.context, "a request")
         self.keep_secret(params.secrets())
         context = _ssl_context(params.verify)
         self._progress = Progress()
@@ -198,22 +197,6 @@ class HttpRunner(Runner[HttpParams]):
 
     def _shown(self, url: httpx.URL) -> str:
         return self._secrets.redact_text(shown_url(str(url)))
-
-
-def _limits(context: Context) -> dict[str, AppliedLimit]:
-    """Return the task's limits; of a request, only the output can be limited.
-
-    Raises:
-        LimitUnsupportedError: the task requires another one.
-    """
-    limits = requested(merge(context))
-    missing = [f"`limits.{name}`" for name in limits if name != "output"]
-    if missing and context.task.limits_policy == "require":
-        raise LimitUnsupportedError(f"{' and '.join(missing)} cannot be enforced on a request")
-    return {
-        name: AppliedLimit(requested=value, enforced_by="worker" if name == "output" else "none")
-        for name, value in limits.items()
-    }
 
 
 def _unexpected(response: httpx.Response, expected: StatusSet) -> Outcome:

@@ -94,8 +94,8 @@ def plan_call(context: Context) -> Plan:
     return decide(limits, context.task.limits_policy, facilities(limits, cgroups=False))
 
 
-def unenforced(context: Context) -> dict[str, AppliedLimit]:
-    """Return the limits of work within the worker itself: nothing but its output can be limited.
+def unenforced(context: Context, what: str) -> dict[str, AppliedLimit]:
+    """Return the limits of what runs within the worker itself: nothing but its output can be limited.
 
     Raises:
         PolicyDeniedError: as `plan`.
@@ -106,7 +106,7 @@ def unenforced(context: Context) -> dict[str, AppliedLimit]:
     limits = requested(merge(context))
     missing = [f"`limits.{name}`" for name in limits if name != "output"]
     if missing and context.task.limits_policy == "require":
-        raise LimitUnsupportedError(f"{' and '.join(missing)} cannot be enforced on a function within the worker")
+        raise LimitUnsupportedError(f"{' and '.join(missing)} cannot be enforced on {what}")
     return {
         name: AppliedLimit(requested=value, enforced_by="worker" if name == "output" else "none")
         for name, value in limits.items()
