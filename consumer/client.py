@@ -7,13 +7,12 @@ import secrets
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import uuid4
 
 import anyio
 import msgspec
-from msgspec import Struct, structs
+from msgspec import structs
 from nats.aio.msg import Msg
 
 from schemas import (
@@ -26,7 +25,6 @@ from schemas import (
     Task,
     Verb,
     decode,
-    decode_loosely,
     encode,
 )
 from schemas.subjects import is_task_id
@@ -38,6 +36,7 @@ from .groups import collapsed
 from .jetstream import (
     NOT_FOUND,
     UNAVAILABLE,
+    PubAck,
     StoredMessage,
     api,
     last_message,
@@ -47,7 +46,7 @@ from .jetstream import (
     stored_subjects,
 )
 from .message import header
-from .request import TASK_ID
+from .queued import QueuedTask, read_queued
 from .tail import Tail
 from .wire import Headers, message_size
 
@@ -64,17 +63,8 @@ _MAX_EVENTS: Final = 1000
 _MAX_NAMED: Final = 5
 _BATCH: Final = 1000
 _MAX_BATCH: Final = 16 * 2**20
-_EPOCH: Final = datetime.fromtimestamp(0, UTC)
 
 logger = logging.getLogger(__name__)
-
-
-class QueuedTask(Struct, frozen=True, kw_only=True):
-    """A task that is not done with: it waits, for its time or for a worker, or is being run."""
-
-    task_id: str
-    category: str
-    submitted: datetime
 
 
 def new_task_id() -> str:
@@ -110,12 +100,18 @@ class Client:
         """
         task_id = task.id or new_task_id()
         payload = encode(structs.replace(task, id=task_id), ContentType.parse(header(headers, "Content-Type")))
-        headers = {**(headers or {}), "Nats-Msg-Id": task_id}
-        if (size := message_size(payload, headers)) > self._connection.max_payload:
-            most = self._connection.max_payload
-            raise ConfigError(f"the task has {size} bytes, but the server takes {most} at most")
-        await self._store(self._subjects.task(category), payload, headers, f"the task {task_id}")
+        await self.store(category, task_id, payload, headers)
         return task_id
+
+    async def store(self, category: str, task_id: str, payload: bytes, headers: Headers | None = None) -> bool:
+        """Publish a task that is encoded already; tell whether the server has stored it now, and not minutes ago.
+
+        Raises what `submit` raises.
+        """
+        headers = {**(headers or {}), "Nats-Msg-Id": task_id}
+        check_size(self._connection, payload, headers)
+        ack = await self._store(self._subjects.task(category), payload, headers, f"the task {task_id}")
+        return not ack.duplicate
 
     async def control(self, task_id: str, verb: Verb, control: Control) -> None:
         """Stop or kill a task, whether it has started or not.
@@ -182,8 +178,8 @@ class Client:
         messages = await read_batch(self._connection, self._subjects.events_stream, request)
         return [event for message in messages if (event := read_event(message)) is not None]
 
-    async def queue(self) -> list[QueuedTask]:
-        """Return the tasks that are not done with, in the order they were stored; of more than `MAX_QUEUE` the newest.
+    async def queue(self, *, most: int = MAX_QUEUE) -> list[QueuedTask]:
+        """Return the tasks that are not done with, in the order they were stored; of more than `most` the newest.
 
         Raises:
             JetStreamError: the server does not answer.
@@ -191,15 +187,15 @@ class Client:
         stream = self._subjects.tasks_stream
         state = (await api(self._connection, f"STREAM.INFO.{stream}"))["state"]
         first, last = int(state["first_seq"]), int(state["last_seq"])
-        if int(state["messages"]) > MAX_QUEUE:
-            first = max(first, last - MAX_QUEUE + 1)
+        if int(state["messages"]) > most:
+            first = max(first, last - most + 1)
         tasks: list[QueuedTask] = []
-        while len(tasks) < MAX_QUEUE:
+        while len(tasks) < most:
             request = {"seq": max(first, 1), "batch": _BATCH, "max_bytes": _MAX_BATCH}
             batch = await read_batch(self._connection, stream, request)
             if not batch:
                 break
-            tasks += map(self._read_queued, batch)
+            tasks += (read_queued(message, self._subjects) for message in batch)
             first = batch[-1].seq + 1
         return tasks
 
@@ -231,18 +227,16 @@ class Client:
         queue = await self.queue()
         return len(queue) >= MAX_QUEUE or any(task.task_id == task_id for task in queue)
 
-    async def _store(self, subject: str, payload: bytes, headers: Headers, what: str) -> None:
+    async def _store(self, subject: str, payload: bytes, headers: Headers, what: str) -> PubAck:
         with anyio.move_on_after(STORE_WITHIN):
             try:
-                await publish_once(self._connection, subject, payload, headers)
+                return await publish_once(self._connection, subject, payload, headers)
             except NoRespondersError:
                 await self.check()
             except (NoReplyError, JetStreamError) as error:
                 logger.debug("%s is sent again: %s", what, error)
-            else:
-                return
-            await publish(self._connection, subject, payload, message_id=headers["Nats-Msg-Id"])
-            return
+            message_id = headers["Nats-Msg-Id"]
+            return await publish(self._connection, subject, payload, message_id=message_id, headers=headers)
         raise ConnectError(f"the server has not stored {what} within {STORE_WITHIN:g} s, though it still may")
 
     async def _has_left_traces(self, task_id: str) -> bool:
@@ -264,15 +258,15 @@ class Client:
             recorded.update(subject.split(".")[place] for subject in subjects)
         return recorded
 
-    def _read_queued(self, message: StoredMessage) -> QueuedTask:
-        *_, place, last = message.subject.split(".")
-        is_scheduled = place == "schedule"
-        target = header(message.headers, "Nats-Schedule-Target") or ""
-        return QueuedTask(
-            task_id=last if is_scheduled else _task_id(message),
-            category=self._subjects.last_token(target) if is_scheduled else last,
-            submitted=message.stored,
-        )
+
+def check_size(connection: Connection, payload: bytes, headers: Headers) -> None:
+    """Let a task's message pass, or not.
+
+    Raises:
+        ConfigError: it is larger than the server takes.
+    """
+    if (size := message_size(payload, headers)) > connection.max_payload:
+        raise ConfigError(f"the task has {size} bytes, but the server takes {connection.max_payload} at most")
 
 
 def check_task_id(text: str) -> None:
@@ -292,21 +286,3 @@ def read_event(message: StoredMessage) -> Event | None:
     except SchemaError:
         return None
     return event if event.time.tzinfo is not None else None
-
-
-def derived_id(message: StoredMessage) -> str:
-    """Return the id of a task that brought none (contract section 2)."""
-    return f"s{message.seq}-{(message.stored - _EPOCH) // timedelta(milliseconds=1)}"
-
-
-def _task_id(message: StoredMessage) -> str:
-    """Return a queued task's id, as its worker will read it (contract section 2)."""
-    headers = message.headers
-    try:
-        fields = decode_loosely(message.data, ContentType.parse(header(headers, "Content-Type")))
-    except SchemaError:
-        fields = {}
-    for name in (header(headers, TASK_ID), fields.get("id"), header(headers, "Nats-Msg-Id")):
-        if isinstance(name, str) and is_task_id(name):
-            return name
-    return derived_id(message)

@@ -11,12 +11,13 @@ from msgspec import Struct, structs
 from schemas import ContentType, SchemaError, Subjects, Task, convert, decode, utc_now
 
 from .backwards import Backwards
-from .client import Client, check_task_id, derived_id
+from .client import Client, check_task_id
 from .connection import Connection
 from .dead import ERROR_CODE, HEADERS, REASON, SUBJECT, TRUNCATED
 from .errors import ConfigError, JetStreamError, NotFoundError
 from .jetstream import StoredMessage, api, read_batch
 from .message import header
+from .queued import derived_id
 from .request import ATTEMPT, REDELIVERIES, TASK_ID
 
 RETRY_OF: Final = "retry_of"

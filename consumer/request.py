@@ -93,9 +93,9 @@ def read_request(message: Msg, subjects: Subjects, reply_prefixes: Sequence[str]
     given = [header(headers, TASK_ID), task.id, header(headers, "Nats-Msg-Id")]
     task_id = next((name for name in given if name is not None and is_task_id(name)), None)
     reply_to, refused = _reply_subjects(task, headers, subjects, reply_prefixes)
-    named_id, submitted = task_id or position.derived_id, _submitted(headers) or position.stored
+    named_id, submitted = task_id or position.derived_id, submitted_first(headers) or position.stored
     if is_firing(headers):
-        named_id, submitted = firing_id(named_id, position), position.stored
+        named_id, submitted = firing_id(named_id, position.nanoseconds), position.stored
     task, unnamable = _name(task, named_id, category)
     return TaskRequest(
         task=task,
@@ -168,8 +168,8 @@ def _reply_subjects(
     return tuple(allowed), refused
 
 
-def _submitted(headers: Mapping[str, str]) -> datetime | None:
-    """Read when a requeued task was first stored."""
+def submitted_first(headers: Mapping[str, str]) -> datetime | None:
+    """Read when a requeued task was first stored; a new one brings no word of it."""
     try:
         moment = datetime.fromisoformat(header(headers, SUBMITTED) or "")
     except ValueError:

@@ -16,11 +16,8 @@ from .connection import Connection
 from .errors import JetStreamError
 from .jetstream import api, publish
 from .request import FIRST_ERROR, SUBMITTED, TASK_ID, Counts, TaskRequest
-from .schedule import at
+from .schedule import SCHEDULE, TARGET, at
 from .wire import message_size
-
-SCHEDULE: Final = "Nats-Schedule"
-TARGET: Final = "Nats-Schedule-Target"
 
 _TOLD: Final = ("category", "status", "error_class", "error_code", "exit_code", "attempt")
 _MAX_ERROR: Final = 512

@@ -11,10 +11,14 @@ from typing import Final
 from schemas import Duration, Task
 from schemas.task import MAX_RECURRING_ID
 
-from .message import Position, header
+from .message import header
+
+SCHEDULE: Final = "Nats-Schedule"
+TARGET: Final = "Nats-Schedule-Target"
 
 _NEXT: Final = "Nats-Schedule-Next"
 _LAST_FIRING: Final = "purge"
+_AT: Final = "@at "
 _EVERY: Final = "@every "
 _CRON_FIELDS: Final = 5
 
@@ -29,7 +33,7 @@ def schedule_of(task: Task, submitted: datetime, now: datetime) -> str | None:
 
 def at(moment: datetime) -> str:
     """Return the schedule that fires once."""
-    return f"@at {moment.astimezone(UTC).isoformat(timespec='milliseconds').replace('+00:00', 'Z')}"
+    return f"{_AT}{moment.astimezone(UTC).isoformat(timespec='milliseconds').replace('+00:00', 'Z')}"
 
 
 def is_firing(headers: Mapping[str, str]) -> bool:
@@ -38,9 +42,28 @@ def is_firing(headers: Mapping[str, str]) -> bool:
     return following is not None and following != _LAST_FIRING
 
 
-def firing_id(schedule_id: str, position: Position) -> str:
-    """Return the id of the task that a schedule has made."""
-    return f"{schedule_id[:MAX_RECURRING_ID]}-{position.nanoseconds // 1_000_000}"
+def firing_id(schedule_id: str, nanoseconds: int) -> str:
+    """Return the id of the task that a schedule has made, given when it was stored, since the Unix epoch."""
+    return f"{schedule_id[:MAX_RECURRING_ID]}-{nanoseconds // 1_000_000}"
+
+
+def next_firing(schedule: str, stored: datetime, now: datetime) -> datetime | None:
+    """Return when a schedule fires next; None if only the server can tell, which keeps the time of a cron to itself."""
+    try:
+        if schedule.startswith(_AT):
+            return datetime.fromisoformat(schedule.removeprefix(_AT))
+        if schedule.startswith(_EVERY):
+            return _next_round(Duration.parse(schedule.removeprefix(_EVERY)), stored, now)
+    except ValueError:  # whoever published it, it was not us
+        return None
+    return None
+
+
+def _next_round(interval: float, stored: datetime, now: datetime) -> datetime:
+    """Count as the server does: in intervals from the second in which the schedule was stored."""
+    begun = stored.replace(microsecond=0)
+    rounds = max((now - begun).total_seconds(), 0) // interval + 1
+    return begun + timedelta(seconds=rounds * interval)
 
 
 def _recurring(schedule: str) -> str:

@@ -9,6 +9,7 @@ import anyio
 from anyio.abc import TaskStatus
 
 from consumer.client import Client, whoami
+from consumer.errors import ConfigError
 from consumer.groups import collapsed
 from schemas import Control, Task, Verb
 
@@ -57,6 +58,8 @@ def run(
         What stdout carries: the task's output, or its Result as JSON.
     """
     category, task = make_task(category, words, runner or RunnerOptions(), options or TaskOptions())
+    if task.schedule is not None:
+        raise ConfigError("a recurring task has no end to wait for: hand it in with submit")
     narrator = Narrator(shown=output, is_quiet=quiet)
     return with_streams(connecting or Connecting(), lambda session: _run(session.client, category, task, narrator))
 

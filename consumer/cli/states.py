@@ -6,8 +6,9 @@ from typing import Any, Final
 
 from msgspec import Struct, structs
 
-from consumer.client import Client, QueuedTask
+from consumer.client import Client
 from consumer.errors import NotFoundError
+from consumer.queued import QueuedTask
 from schemas import Event, EventType, Result, Status, utc_now
 
 LIVE: Final = frozenset({Status.PENDING, Status.RUNNING})

@@ -1,18 +1,20 @@
 """`jetrunner submit`: hand a task in and print its id."""
 
 import shlex
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 from msgspec import structs
 
+from consumer.errors import ConfigError
 from schemas import Retry, Subjects, Task, decode, encode
 
 from . import OK
 from .rendering import OUTPUT, print_json, say
 from .runner_options import RunnerOptions
 from .session import Connecting, with_streams
-from .task_options import TaskOptions, make_task
+from .submit_file import BatchOptions, FileSubmission, IdForm
+from .task_options import TaskOptions, check_category, make_task
 
 
 def submit(
@@ -21,17 +23,23 @@ def submit(
     *words: str,
     runner: RunnerOptions | None = None,
     options: TaskOptions | None = None,
+    batch: BatchOptions | None = None,
     show: Annotated[bool, Parameter(name="--print", negative="")] = False,
-    output: Annotated[Literal["id", "json"], OUTPUT] = "id",
+    output: Annotated[IdForm, OUTPUT] = "id",
     connecting: Connecting | None = None,
 ) -> int:
-    """Submit a task and print its id.
+    """Submit a task, or those of a file, and print the ids.
 
     jetrunner submit command -- /bin/ls -la /tmp
     jetrunner submit script --interpreter bash FILE -- ARGUMENT...
     jetrunner submit docker IMAGE -- COMMAND ARGUMENT...
     jetrunner submit http URL
     jetrunner submit CATEGORY --command COMMAND --args JSON
+    jetrunner submit --file tasks.jsonl
+
+    Each line of a file is a Task as JSON with its `category`, unless that is
+    given here. A task without an id gets one that follows from its file and
+    line, so that the same file can be submitted again: no task runs twice.
 
     Parameters
     ----------
@@ -42,18 +50,24 @@ def submit(
     show
         Print the plain `nats` command that would submit it, and do not.
     output
-        How to print the id.
+        How to print the ids.
     """
+    connecting, batch = connecting or Connecting(), batch or BatchOptions()
+    batch.check()
+    if batch.file is not None:
+        if words or show or (runner, options) != (None, None):
+            raise ConfigError("--file takes whole tasks, one on each line: leave out what describes a single one")
+        category = None if category is None else check_category(category)
+        return with_streams(connecting, lambda session: FileSubmission(session, batch, category, output).run())
     category, task = make_task(category, words, runner or RunnerOptions(), options or TaskOptions())
-    connecting = connecting or Connecting()
     if show:
         print(_as_nats_command(Subjects(connecting.load().subject_prefix).task(category), task))
         return OK
     task_id = with_streams(connecting, lambda session: session.client.submit(category, task))
-    if output == "json":
-        print_json({"task_id": task_id, "category": category})
-    else:
+    if output == "id":
         print(task_id)
+    else:
+        print_json({"task_id": task_id, "category": category})
     return OK
 
 

@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -40,10 +40,28 @@ class TaskOptions:
     """Label K=V; may be repeated."""
     limit: tuple[str, ...] = ()
     """Limit NAME=VALUE, such as memory=64MiB; may be repeated."""
+    limits_policy: Literal["best_effort", "require"] | None = None
+    """Whether to start if a limit cannot be enforced."""
     retry: tuple[str, ...] = ()
     """Retry setting KEY=VALUE, such as max_attempts=3; may be repeated."""
+    max_redeliveries: int | None = None
+    """How often it may be lost with its worker."""
+    on_worker_lost: Literal["requeue", "fail"] | None = None
+    """Whether it may run again if its worker is lost."""
+    exclusive: bool = False
+    """Never overlap a successor, even if the worker is cut off."""
+    delay: str | None = None
+    """Start after this duration."""
+    not_before: str | None = None
+    """Start at this time (RFC 3339)."""
+    schedule: str | None = None
+    """Start again and again: cron, or such as @hourly or '@every 5m'."""
     expires: str | None = None
     """Do not start after this time or duration."""
+    cache: str | None = None
+    """Reuse the Result of equal work that is no older than this duration."""
+    cache_key: str | None = None
+    """What makes work equal, instead of its command, arguments and input."""
     reply_to: str | None = None
     """Subject that the Result is published on, too."""
     json: Annotated[str | None, _TEXT] = None
@@ -55,7 +73,11 @@ class TaskOptions:
         Raises:
             ConfigError: an option cannot be read.
         """
-        fields: dict[str, Any] = {
+        fields = {**self._work(), **self._care(), **self._time(), "reply_to": self.reply_to}
+        return {name: value for name, value in fields.items() if value not in (None, {})}
+
+    def _work(self) -> dict[str, Any]:
+        return {
             "id": self.id,
             "timeout": number(self.timeout),
             "grace": number(self.grace),
@@ -64,12 +86,26 @@ class TaskOptions:
             "cwd": self.cwd,
             "stdin": _stdin(self.stdin),
             "labels": pairs("--label", self.label),
-            "limits": {key: number(value) for key, value in pairs("--limit", self.limit).items()},
-            "retry": {key: _retry_setting(key, value) for key, value in pairs("--retry", self.retry).items()},
-            "expires": number(self.expires),
-            "reply_to": self.reply_to,
         }
-        return {name: value for name, value in fields.items() if value not in (None, {})}
+
+    def _care(self) -> dict[str, Any]:
+        return {
+            "limits": {key: number(value) for key, value in pairs("--limit", self.limit).items()},
+            "limits_policy": self.limits_policy,
+            "retry": {key: _retry_setting(key, value) for key, value in pairs("--retry", self.retry).items()},
+            "max_redeliveries": self.max_redeliveries,
+            "on_worker_lost": self.on_worker_lost,
+            "exclusive": self.exclusive or None,
+        }
+
+    def _time(self) -> dict[str, Any]:
+        return {
+            "delay": number(self.delay),
+            "not_before": self.not_before,
+            "schedule": self.schedule,
+            "expires": number(self.expires),
+            "cache": _cache(self.cache, self.cache_key),
+        }
 
 
 def make_task(
@@ -103,12 +139,29 @@ def _whole(text: str | None) -> dict[str, Any]:
         raise ConfigError(f"--json: {error}") from None
 
 
-def _category(category: object) -> str:
-    if category is None:
-        raise ConfigError(f"name the task's category, such as: {USAGE['command']}")
+def check_category(category: object) -> str:
+    """Return a category that is one.
+
+    Raises:
+        ConfigError: it is none.
+    """
     if not isinstance(category, str) or not is_category(category):
         raise ConfigError(f"{category!r} is not a category: 1 to 64 characters of A-Z a-z 0-9 _ -")
     return category
+
+
+def _category(category: object) -> str:
+    if category is None:
+        raise ConfigError(f"name the task's category, such as: {USAGE['command']}")
+    return check_category(category)
+
+
+def _cache(ttl: str | None, key: str | None) -> dict[str, Any] | None:
+    if ttl is None:
+        if key is not None:
+            raise ConfigError("--cache-key goes with --cache")
+        return None
+    return {"ttl": number(ttl), **({} if key is None else {"key": key})}
 
 
 def _stdin(text: str | None) -> str | dict[str, str] | None:

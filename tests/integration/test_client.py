@@ -5,10 +5,11 @@ from contextlib import aclosing
 import anyio
 import pytest
 
-from consumer.client import Client, QueuedTask
+from consumer.client import Client
 from consumer.connection import connect
 from consumer.errors import ConfigError, NotFoundError, TopologyError
 from consumer.follow import Item, OutputChunk
+from consumer.queued import QueuedTask
 from consumer.topology import Topology, ensure_streams
 from schemas import Control, Event, Result, Status, Task, Verb, encode, utc_now
 from tests.integration.conftest import PATIENCE, Probe, Server, Site, eventually
