@@ -23,7 +23,7 @@ _ALL: Final = 2**40
 
 
 class Entry(Struct, frozen=True):
-    """A task that is ready to be stored: `payload` is its JSON, which holds its id."""
+    """A task that is ready to be stored: `payload` is its JSON, which holds its id or none."""
 
     line: int
     task_id: str

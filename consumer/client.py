@@ -100,16 +100,19 @@ class Client:
         """
         task_id = task.id or new_task_id()
         payload = encode(structs.replace(task, id=task_id), ContentType.parse(header(headers, "Content-Type")))
+        check_size(self._connection, payload, {**(headers or {}), "Nats-Msg-Id": task_id})
         await self.store(category, task_id, payload, headers)
         return task_id
 
     async def store(self, category: str, task_id: str, payload: bytes, headers: Headers | None = None) -> bool:
-        """Publish a task that is encoded already; tell whether the server has stored it now, and not minutes ago.
+        """Publish a task that is encoded and has been checked; tell whether it was stored now, and not minutes ago.
 
-        Raises what `submit` raises.
+        Raises:
+            TopologyError: there is no stream for tasks.
+            ConnectError: the server has not stored it in time; it still may.
+            JetStreamError: the server refuses it for good.
         """
         headers = {**(headers or {}), "Nats-Msg-Id": task_id}
-        check_size(self._connection, payload, headers)
         ack = await self._store(self._subjects.task(category), payload, headers, f"the task {task_id}")
         return not ack.duplicate
 

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Final
 
 import anyio
-from msgspec import structs
 
 from consumer.batch import Entry
 from consumer.client import check_size, new_task_id
 from consumer.connection import Connection
 from consumer.errors import ConfigError
-from schemas import SchemaError, Task, decode, encode
+from schemas import SchemaError, Task, decode
 
 STDIN: Final = "-"
 LONGEST: Final = 64 * 2**20
@@ -68,15 +67,15 @@ class TaskLines:
         category = task.category or self._category
         if category is None:
             raise ConfigError("the task names no `category`; one for all may be given: submit CATEGORY --file …")
+        line = line.strip()
         task_id = task.id or self._id(number, line)
-        payload = encode(structs.replace(task, id=task_id))
-        check_size(self._connection, payload, {"Nats-Msg-Id": task_id})
-        return Entry(number, task_id, category, payload, recurring=task.schedule is not None)
+        check_size(self._connection, line, {"Nats-Msg-Id": task_id})
+        return Entry(number, task_id, category, line, recurring=task.schedule is not None)
 
     def _id(self, number: int, line: bytes) -> str:
         if self._batch is None:
             return new_task_id()
-        named = b"\n".join((os.fsencode(self._batch), str(number).encode(), line.strip()))
+        named = b"\n".join((os.fsencode(self._batch), str(number).encode(), line))
         return hashlib.sha256(named).hexdigest()[:_ID_DIGITS]
 
     @property
