@@ -202,6 +202,16 @@ class Client:
             first = batch[-1].seq + 1
         return tasks
 
+    async def scheduled(self, task_id: str) -> QueuedTask | None:
+        """Return a task that waits for its time, or None if none of this id does.
+
+        Raises:
+            JetStreamError: the server does not answer.
+        """
+        subject = self._subjects.schedule(task_id)
+        message = await last_message(self._connection, self._subjects.tasks_stream, subject)
+        return read_queued(message, self._subjects) if message is not None else None
+
     async def find(self, name: str) -> str:
         """Return the id of the task that has it, or whose id alone begins with it.
 

@@ -60,8 +60,8 @@ def next_firing(schedule: str, stored: datetime, now: datetime) -> datetime | No
 
 
 def _next_round(interval: float, stored: datetime, now: datetime) -> datetime:
-    """Count as the server does: in intervals from the second in which the schedule was stored."""
-    begun = stored.replace(microsecond=0)
+    """Count as the server does: in intervals from the whole second nearest to when the schedule was stored."""
+    begun = (stored + timedelta(seconds=0.5)).replace(microsecond=0)
     rounds = max((now - begun).total_seconds(), 0) // interval + 1
     return begun + timedelta(seconds=rounds * interval)
 

@@ -25,7 +25,7 @@ def retry(
     every: Annotated[bool, Parameter(name="--all", negative="")] = False,
     selection: Selection | None = None,
     edit: _Texts = (),
-    replacement: Annotated[str | None, Parameter(name="--file")] = None,
+    replacement: Annotated[str | None, Parameter(name="--file", allow_leading_hyphen=True)] = None,
     rm: Annotated[bool, Parameter(negative="")] = False,
     output: Annotated[Literal["id", "jsonl"], OUTPUT] = "id",
     connecting: Connecting | None = None,

@@ -8,7 +8,7 @@ from schemas import Status
 
 from . import OK
 from .listing import MAX_EVENTS, Listing, Wanted
-from .rendering import OUTPUT, Format, age, print_list, say, short
+from .rendering import OUTPUT, Format, age, print_list, say, short, until
 from .session import Connecting, Session, with_streams
 from .states import TaskState
 from .values import moment_before
@@ -61,7 +61,7 @@ def _row(state: TaskState) -> tuple[str, ...]:
     return (
         state.task_id,
         state.category,
-        state.status,
+        f"scheduled, {until(state.next) or state.waits_for}" if state.waits_for else state.status,
         age(state.begun),
         short(elapsed / 1000) if elapsed is not None else "",
         str(state.exit_code) if state.exit_code is not None else "",

@@ -122,13 +122,21 @@ def print_facts(facts: Mapping[str, object]) -> None:
 
 
 def when(moment: datetime | None) -> str:
-    """Return a moment in local time, and how long ago it was."""
-    return "" if moment is None else f"{moment.astimezone():%Y-%m-%d %H:%M:%S}, {age(moment)} ago"
+    """Return a moment in local time, and how long ago it was or in how long it will be."""
+    if moment is None:
+        return ""
+    distance = until(moment) if moment > utc_now() else f"{age(moment)} ago"
+    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}, {distance}"
 
 
 def age(moment: datetime | None) -> str:
     """Return how long ago something was, such as `5 min`."""
     return "" if moment is None else short((utc_now() - moment).total_seconds())
+
+
+def until(moment: datetime | None) -> str:
+    """Return in how long something will be, such as `in 5 min`."""
+    return "" if moment is None else f"in {short((moment - utc_now()).total_seconds())}"
 
 
 def short(seconds: float) -> str:

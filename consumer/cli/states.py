@@ -43,6 +43,10 @@ class TaskState(Struct, frozen=True, kw_only=True):
     worker_answers: bool | None = None
     """Whether the worker says that the task runs; None: it was not asked."""
     attempt: int = 1
+    schedule: str | None = None
+    """What a task waits for that waits for its time, in the server's words."""
+    next: datetime | None = None
+    """When that is, as far as it is known."""
 
     @property
     def has_ended(self) -> bool:
@@ -70,10 +74,23 @@ class TaskState(Struct, frozen=True, kw_only=True):
             attempt=result.attempt,
         )
 
+    @property
+    def waits_for(self) -> str:
+        """What a task waits for that waits for its time; else nothing."""
+        return self.schedule or "" if self.status is Status.PENDING else ""
+
     @classmethod
     def of_queued(cls, task: QueuedTask) -> "TaskState":
         """Return where a task is that nobody has said anything of."""
-        return cls(task_id=task.task_id, status=Status.PENDING, category=task.category, submitted=task.submitted)
+        return cls(
+            task_id=task.task_id,
+            status=Status.PENDING,
+            category=task.category,
+            submitted=task.submitted,
+            attempt=task.attempt,
+            schedule=task.schedule,
+            next=task.next,
+        )
 
     def after(self, event: Event) -> "TaskState":
         """Return where the task is after one more event; the first end is the end."""
@@ -115,6 +132,8 @@ async def state_of(client: Client, task_id: str) -> TaskState | None:
         return TaskState.of_queued(queued) if queued else None
     if state.has_ended:
         return state
+    if state.status is Status.PENDING and (waiting := await client.scheduled(task_id)) is not None:
+        return structs.replace(state, schedule=waiting.schedule, next=waiting.next)
     if (owner := await client.owner(task_id)) is not None:
         return structs.replace(state, status=Status(owner["status"]), worker=str(owner["worker"]), worker_answers=True)
     return structs.replace(state, worker_answers=False) if state.status is Status.RUNNING else state

@@ -47,7 +47,9 @@ async def _find(client: Client, name: str) -> TaskState:
 def _facts(state: TaskState) -> dict[str, object]:
     return {
         "task": state.task_id,
-        "status": state.status,
+        "status": "scheduled" if state.waits_for else state.status,
+        "starts": when(state.next) if state.waits_for else None,
+        "schedule": state.waits_for,
         "category": state.category,
         "worker": f"{state.worker} (does not answer)" if state.worker_answers is False else state.worker,
         "submitted": when(state.submitted),

@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import anyio
 from anyio.abc import TaskStatus
@@ -37,7 +37,7 @@ _MANY: Final = 100
 class BatchOptions:
     """Many tasks at once."""
 
-    file: str | None = None
+    file: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
     """Submit the tasks of a file, one on each line as JSON; - for stdin."""
     batch: str | None = None
     """Name it; the same line of the same batch is the same task. By default the file's path."""
@@ -163,7 +163,7 @@ class FileSubmission:
         self._show_ended()
 
     def _tell_submitted(self, seconds: float) -> None:
-        facts = [f"submitted {_tasks(self._batch.stored)} in {short(seconds)}"]
+        facts = [f"submitted {_counted(self._batch.stored, 'task')} in {short(seconds)}"]
         if self._batch.stored >= _MANY:
             facts.append(f"{self._batch.stored / seconds:.0f}/s")
         if self._batch.repeated:
@@ -171,7 +171,7 @@ class FileSubmission:
         if self._skipped:
             facts.append(f"{self._skipped} left out: they have ended or are in the queue")
         if self._bad:
-            facts.append(f"{self._bad} lines refused")
+            facts.append(f"{_counted(self._bad, 'line')} refused")
         say(", ".join(facts))
 
 
@@ -210,8 +210,8 @@ async def _cancel_on_interrupt(scope: anyio.CancelScope, *, task_status: TaskSta
         scope.cancel()
 
 
-def _tasks(count: int) -> str:
-    return "1 task" if count == 1 else f"{count} tasks"
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _nothing() -> None:

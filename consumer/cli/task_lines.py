@@ -85,7 +85,7 @@ class TaskLines:
     async def _lines(self) -> AsyncGenerator[bytes]:
         rest = b""
         with self._opened() as file:
-            while chunk := await _read_some(file):
+            while chunk := await self._read_some(file):
                 first, *others = chunk.split(b"\n")
                 rest += first
                 for following in others:
@@ -103,21 +103,23 @@ class TaskLines:
         try:
             file = os.open(self._name, os.O_RDONLY | os.O_CLOEXEC)
         except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise ConfigError(f"--file: {self._name} cannot be read: {reason}") from None
+            raise self._unreadable(error) from None
         try:
             yield file
         finally:
             os.close(file)
 
+    async def _read_some(self, file: int) -> bytes:
+        """Read what is there, or wait for more; of a pipe as soon as something comes."""
+        if stat.S_ISFIFO(mode := os.fstat(file).st_mode) or stat.S_ISSOCK(mode) or os.isatty(file):
+            await anyio.wait_readable(file)
+        else:
+            await anyio.lowlevel.checkpoint()
+        try:
+            return os.read(file, _CHUNK)
+        except OSError as error:
+            raise self._unreadable(error) from None
 
-async def _read_some(file: int) -> bytes:
-    """Read what is there, or wait for more; of a pipe as soon as something comes."""
-    if stat.S_ISFIFO(mode := os.fstat(file).st_mode) or stat.S_ISSOCK(mode) or os.isatty(file):
-        await anyio.wait_readable(file)
-    else:
-        await anyio.lowlevel.checkpoint()
-    try:
-        return os.read(file, _CHUNK)
-    except OSError as error:
-        raise ConfigError(f"--file: cannot be read: {error.strerror}") from None
+    def _unreadable(self, error: OSError | ValueError) -> ConfigError:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        return ConfigError(f"--file: {self._shown} cannot be read: {reason}")

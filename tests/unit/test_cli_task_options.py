@@ -2,6 +2,7 @@
 
 import io
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from consumer.cli.runner_options import RunnerOptions
 from consumer.cli.task_options import TaskOptions, make_task
 from consumer.errors import ConfigError
-from schemas import Base64, Duration, Expiry, Limits, Retry, Size, Task
+from schemas import Base64, Cache, Duration, Expiry, Limits, Retry, Size, Task
 
 
 def made(category: str | None, *words: str, runner: dict[str, Any] | None = None, **options: Any) -> Task:
@@ -139,7 +140,14 @@ def test_options_are_the_task_s_fields(monkeypatch: pytest.MonkeyPatch) -> None:
         label=("k=v",),
         limit=("memory=64MiB", "nofile=64", "cpus=0.5"),
         retry=("max_attempts=3", "delay=2s", "on=system,exit:75"),
+        limits_policy="require",
+        max_redeliveries=0,
+        on_worker_lost="fail",
+        exclusive=True,
+        delay="5s",
         expires="2h",
+        cache="1h",
+        cache_key="x",
         reply_to="replies.x",
     )
     assert task == Task(
@@ -153,9 +161,22 @@ def test_options_are_the_task_s_fields(monkeypatch: pytest.MonkeyPatch) -> None:
         labels={"k": "v"},
         limits=Limits(memory=Size(64 * 2**20), nofile=64, cpus=0.5),
         retry=Retry(max_attempts=3, delay=Duration(2), on=("system", "exit:75")),
+        limits_policy="require",
+        max_redeliveries=0,
+        on_worker_lost="fail",
+        exclusive=True,
+        delay=Duration(5),
         expires=Expiry(after=Duration(7200)),
+        cache=Cache(ttl=Duration(3600), key="x"),
         reply_to="replies.x",
     )
+
+
+def test_a_task_may_have_its_time() -> None:
+    """Once, or again and again."""
+    assert made("command", "true", not_before="2030-01-01T00:00:00Z").not_before == datetime(2030, 1, 1, tzinfo=UTC)
+    assert made("command", "true", schedule="*/5 * * * *").schedule == "*/5 * * * *"
+    assert made("command", "true", cache="60").cache == Cache(ttl=Duration(60))
 
 
 class Stdin(io.TextIOWrapper):
@@ -221,6 +242,9 @@ def test_words_that_make_no_task(text: str, line: list[str | None]) -> None:
         ("`limits.nofile`: expected `int | null`", {"limit": ("nofile=many",)}),
         ("unknown field `times` in `retry`", {"retry": ("times=3",)}),
         ("`expires`: expected an RFC 3339 time", {"expires": "tomorrow"}),
+        ("--cache-key goes with --cache", {"cache_key": "x"}),
+        ("`schedule` 'often' is neither cron", {"schedule": "often"}),
+        ("only one of `not_before`, `delay` and `schedule`", {"delay": "1", "schedule": "@hourly"}),
         ("--stdin: /no/such/file cannot be read", {"stdin": "@/no/such/file"}),
         ("--json: the payload is not valid JSON", {"json": "{"}),
         ("--json: expected `object`, got `array`", {"json": "[]"}),

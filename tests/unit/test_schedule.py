@@ -6,7 +6,7 @@ import pytest
 from nats.aio.msg import Msg
 
 from consumer.request import TaskRequest, read_request
-from consumer.schedule import schedule_of
+from consumer.schedule import next_firing, schedule_of
 from schemas import Duration, Subjects, Task, convert
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
@@ -88,6 +88,26 @@ def test_firings() -> None:
     """Each firing of a recurring task is a task of its own; the only one of a delayed task is that task."""
     assert firing("2030-01-01T12:00:05Z") == (f"t-1-{int(NOW.timestamp() * 1000)}", NOW)
     assert firing("purge") == ("t-1", datetime(2029, 1, 1, tzinfo=UTC))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "seconds"),
+    [
+        ("@at 2030-01-01T12:05:00.000Z", 300),
+        ("@every 60s", 51),
+        ("@every 1.5s", 1.5),
+        ("@hourly", None),
+        ("0 */5 * * * *", None),
+        ("@at noon", None),
+        ("@every now and then", None),
+        ("", None),
+    ],
+)
+def test_the_next_firing(schedule: str, seconds: float | None) -> None:
+    """An interval is counted from the second nearest to when the server stored it; of a cron only the server knows."""
+    stored = NOW - timedelta(seconds=9.4)
+    expected = None if seconds is None else NOW + timedelta(seconds=seconds)
+    assert next_firing(schedule, stored, NOW) == expected
 
 
 def test_durations_as_go_reads_them() -> None:
