@@ -23,6 +23,7 @@ def rm(*task_ids: str, reason: str | None = None, connecting: Connecting | None 
     reason
         Why, for the Results.
     """
+    task_ids = tuple(dict.fromkeys(task_ids))
     if not task_ids:
         raise ConfigError("name the tasks by their whole ids; jetrunner schedule ls lists them")
     control = sendable(Control(by=whoami(), reason=reason))
@@ -34,5 +35,6 @@ def rm(*task_ids: str, reason: str | None = None, connecting: Connecting | None 
             await schedules.remove(task_id, control)
 
     with_streams(connecting or Connecting(), remove)
-    say(f"removed {len(task_ids)} from the schedule")
+    count = len(task_ids)
+    say(f"removed {count} {'task' if count == 1 else 'tasks'} from the schedule")
     return OK

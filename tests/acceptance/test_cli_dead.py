@@ -130,6 +130,8 @@ def test_retry_replaces_a_task_with_a_file_and_removes_the_letter(dead_site: Sit
     assert told == {"task_id": told["task_id"], "retry_of": "broken"}
     assert finish(dead_site, told["task_id"]).output == "whole\n"
     assert dead(dead_site, "ls", "-o", "id") == ["nobodys", "secret", "typo"]
+    piped = dead_site.jetrunner("dead", "retry", "typo", "--file", "-", stdin=file.read_bytes())
+    assert finish(dead_site, piped.out.strip()).output == "whole\n"
 
 
 def test_retry_of_all_retries_those_that_can_be(dead_site: Site) -> None:
