@@ -29,10 +29,10 @@ def ls(
     output
         How to print them; `id` prints nothing else.
     """
-    kept = with_streams(
+    everything = with_streams(
         connecting or Connecting(), lambda session: Schedules(session.connection, session.subjects).kept()
     )
-    kept = sorted((task for task in kept if category in {None, task.category}), key=_order)
+    kept = sorted((task for task in everything if category in {None, task.category}), key=_order)
     match output:
         case "table":
             print_table(_COLUMNS, map(_row, kept))

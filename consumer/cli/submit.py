@@ -39,7 +39,9 @@ def submit(
 
     Each line of a file is a Task as JSON with its `category`, unless that is
     given here. A task without an id gets one that follows from its file and
-    line, so that the same file can be submitted again: no task runs twice.
+    line, so that the same file can be submitted again: what has a Result is
+    not run again; after more than two minutes, say --resume, so that what
+    still waits or runs is not queued a second time.
 
     Parameters
     ----------

@@ -1,14 +1,18 @@
 """The client: submitting, following, finding and asking, with a real server and workers."""
 
 from contextlib import aclosing
+from datetime import UTC, datetime
+from unittest.mock import ANY
 
 import anyio
 import pytest
+from msgspec import structs
 
 from consumer.client import Client
 from consumer.connection import connect
 from consumer.errors import ConfigError, NotFoundError, TopologyError
 from consumer.follow import Item, OutputChunk
+from consumer.jetstream import publish
 from consumer.queued import QueuedTask
 from consumer.topology import Topology, ensure_streams
 from schemas import Control, Event, Result, Status, Task, Verb, encode, utc_now
@@ -85,11 +89,11 @@ async def test_submit_where_nothing_is_prepared(site: Site) -> None:
 
 
 async def test_submit_while_the_server_is_away(server: Server, own_site: Site, probe: Probe) -> None:
-    """A submission waits for the server, and is stored once."""
+    """A submission waits for the server, and is stored once, in the form that was asked for."""
     await ensure_streams(own_site.connection, Topology(subjects=own_site.subjects))
     server.kill()
     async with anyio.create_task_group() as submitting:
-        submitting.start_soon(own_site.user.submit, "probe", Task(id="a"))
+        submitting.start_soon(own_site.user.submit, "probe", Task(id="a"), {"Content-Type": "application/msgpack"})
         await anyio.wait_all_tasks_blocked()
         server.start()
     assert await own_site.tasks_left() == 1
@@ -257,6 +261,32 @@ async def test_queue(site: Site, probe: Probe) -> None:
         assert (await site.result(queue[1].task_id)).error_code == "unknown_category"
         await site.settled()
     assert await site.user.queue() == []
+
+
+async def test_queue_of_what_has_its_time(site: Site, probe: Probe) -> None:
+    """What waits says for when and since when; what a schedule has made has the id that its worker will give it."""
+    subjects = site.subjects
+    headers = {"Jetrunner-Task-Id": "tick", "Jetrunner-Submitted": "2030-01-01T00:00:00+00:00"}
+    timing = {"Nats-Schedule": "@every 1s", "Nats-Schedule-Target": subjects.task("probe")}
+    await ensure_streams(site.connection, Topology(subjects=subjects))
+    payload = encode(Task())
+    await publish(site.connection, subjects.schedule("tick"), payload, message_id="x", headers=headers | timing)
+    queue = await eventually(lambda: _longer_queue(site))
+    waiting, fired = queue[:2]
+    assert await site.user.scheduled("tick") == structs.replace(waiting, next=ANY)
+    assert (waiting.task_id, waiting.category, waiting.schedule) == ("tick", "probe", "@every 1s")
+    assert waiting.submitted == datetime(2030, 1, 1, tzinfo=UTC)
+    assert fired.schedule is None
+    await site.api(f"STREAM.PURGE.{subjects.tasks_stream}", {"filter": subjects.schedule("tick")})
+    async with site.worker(probe.registry):
+        assert (await site.result(fired.task_id)).status is Status.SUCCESS
+    assert fired.task_id.startswith("tick-")
+    assert await site.user.scheduled("tick") is None
+
+
+async def _longer_queue(site: Site) -> list[QueuedTask]:
+    queue = await site.user.queue()
+    return queue if len(queue) > 1 else []
 
 
 async def test_find(site: Site, probe: Probe) -> None:
