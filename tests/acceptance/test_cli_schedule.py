@@ -20,7 +20,9 @@ TASKS = {
     "delayed": Task(id="delayed", command="true", delay=Duration(3600)),
     "recurring": Task(id="recurring", command="true", schedule="@every 100s"),
     "cron": Task(id="cron", command="true", schedule="0 0 1 1 *"),
-    "again": Task(id="again", command="false", retry=Retry(max_attempts=2, delay=Duration(200), on=("failed",))),
+    "again": Task(
+        id="again", command="false", retry=Retry(max_attempts=2, delay=Duration(200), jitter=0, on=("failed",))
+    ),
 }
 
 
