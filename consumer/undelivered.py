@@ -25,6 +25,7 @@ _BATCH: Final = 256
 _QUEUE: Final = "jetrunner"
 _PAUSE: Final = 5.0
 _LOOK_EVERY: Final = 60.0
+_SETTLED: Final = 2.0
 
 logger = logging.getLogger(__name__)
 
@@ -93,9 +94,11 @@ class Undelivered:
         except JetStreamError as error:  # there is no consumer yet, or no leader: nothing was given up just now
             logger.debug("undelivered tasks of %s cannot be looked for: %s", category, error)
             return
-        for message in stored:
-            if message.seq <= minded["stream_seq"]:
-                self._given_up.put_nowait(message.seq)
+        left = [message.seq for message in stored if message.seq <= minded["stream_seq"]]
+        if left:
+            await anyio.sleep(_SETTLED)  # what was acknowledged just now may not be removed everywhere
+        for seq in left:
+            self._given_up.put_nowait(seq)
 
     async def _give_up(self, seq: int) -> None:
         found = await read_batch(self._connection, self._stream, {"seq": seq, "batch": 1})

@@ -429,14 +429,16 @@ def test_workers_are_listed_with_what_they_have_at_work(idle_site: Site, fifo: P
         assert json.loads(jsonl.out) == state
         assert ids.lines == [state["worker"]]
         assert state["worker"].startswith(f"{state['host']}-{state['pid']}-")
-        command, script = state["categories"]
+        of = {each["category"]: each for each in state["categories"]}
+        command, script = of["command"], of["script"]
         assert (command["category"], command["slots"], command["busy"]) == ("command", 8, 1)
         assert [task["task_id"] for task in command["running"]] == ["busy"]
         assert (script["slots"], script["busy"]) == (3, 0)
         heading, row = table.lines
         assert heading.split() == ["WORKER", "HOST", "PID", "VERSION", "UP", "STATE", "BUSY", "CATEGORIES", "SERVER"]
         assert row.split()[0] == state["worker"]
-        assert "command 1/8 script 0/3" in row
+        assert {"command 1/8", "script 0/3"} <= {f"{name} {each['busy']}/{each['slots']}" for name, each in of.items()}
+        assert "command 1/8" in row
         told = json.loads(idle_site.jetrunner("status", "busy", "-o", "json").out)
         assert (told["worker"], told["worker_answers"]) == (state["worker"], True)
         os.kill(state["pid"], signal.SIGSTOP)

@@ -16,7 +16,7 @@ import anyio.lowlevel
 import pytest
 
 from runners.command import CommandParams, CommandRunner
-from runners.context import Context
+from runners.context import Context, Policy
 from runners.errors import InvalidTaskError, Outcome, SpawnFailedError
 from runners.process import ProcessSpec
 from runners.process.cgroup import Cgroup, division
@@ -104,6 +104,7 @@ class Run:
         self.runner.context = Context(
             task=Task(id="t-1", category="command", limits=limits, **task),
             resource_limits=resource_limits,
+            policy=Policy(profile="open"),  # the others allow no loader variables
             worker="w-1",
             grace=grace,
             reporter=self.recorder,
