@@ -48,6 +48,8 @@ from .jetstream import (
 from .message import header
 from .queued import QueuedTask, read_queued
 from .tail import Tail
+from .telemetry import SILENT, Publication, Telemetry
+from .trace import Trace, trace_id_of, without_trace
 from .wire import Headers, message_size
 
 ANSWER_WITHIN: Final = 0.5
@@ -84,12 +86,19 @@ def whoami() -> str:
 class Client:
     """Submits tasks, follows them and finds them again."""
 
-    def __init__(self, connection: Connection, subjects: Subjects) -> None:
+    def __init__(self, connection: Connection, subjects: Subjects, telemetry: Telemetry = SILENT) -> None:
+        self.trace_id: str | None = None
+        """The trace of the task submitted last."""
         self._connection = connection
         self._subjects = subjects
+        self._telemetry = telemetry
 
-    async def submit(self, category: str, task: Task, headers: Headers | None = None) -> str:
+    async def submit(
+        self, category: str, task: Task, headers: Headers | None = None, *, after: Headers | None = None
+    ) -> str:
         """Publish a task and return its id, once the server has stored it; `headers` say in which form, too.
+
+        `after` are the headers of a message that this one follows from, such as a dead letter: its trace is linked.
 
         Raises:
             SchemaError: the headers name a form that there is not.
@@ -101,19 +110,36 @@ class Client:
         task_id = task.id or new_task_id()
         payload = encode(structs.replace(task, id=task_id), ContentType.parse(header(headers, "Content-Type")))
         check_size(self._connection, payload, {**(headers or {}), "Nats-Msg-Id": task_id})
-        await self.store(category, task_id, payload, headers)
+        await self.store(category, task_id, payload, headers, after=after)
         return task_id
 
-    async def store(self, category: str, task_id: str, payload: bytes, headers: Headers | None = None) -> bool:
+    async def store(
+        self,
+        category: str,
+        task_id: str,
+        payload: bytes,
+        headers: Headers | None = None,
+        *,
+        after: Headers | None = None,
+    ) -> bool:
         """Publish a task that is encoded and has been checked; tell whether it was stored now, and not minutes ago.
+
+        Its trace goes with it if there is room for that.
 
         Raises:
             TopologyError: there is no stream for tasks.
             ConnectError: the server has not stored it in time; it still may.
             JetStreamError: the server refuses it for good.
         """
-        headers = {**(headers or {}), "Nats-Msg-Id": task_id}
-        ack = await self._store(self._subjects.task(category), payload, headers, f"the task {task_id}")
+        subject, given = self._subjects.task(category), {**(headers or {}), "Nats-Msg-Id": task_id}
+        publication = Publication(
+            template=subject, task_id=task_id, trace=Trace.read(given), cause=Trace.read(after or {})
+        )
+        with self._telemetry.publishing(publication) as carrier:
+            traced = {**without_trace(given), **carrier} if carrier else given
+            fits = message_size(payload, traced) <= self._connection.max_payload
+            self.trace_id = trace_id_of(carrier) if fits else publication.trace.trace_id
+            ack = await self._store(subject, payload, traced if fits else given, f"the task {task_id}")
         return not ack.duplicate
 
     async def control(self, task_id: str, verb: Verb, control: Control) -> None:
@@ -124,8 +150,10 @@ class Client:
             ConnectError: the server has not stored it in time; it still may.
             JetStreamError: the server refuses the control for good.
         """
-        headers = {"Nats-Msg-Id": uuid4().hex}
-        await self._store(self._subjects.control(task_id, verb), encode(control), headers, f"the {verb}")
+        publication = Publication(template=self._subjects.control("*", verb), task_id=task_id)
+        with self._telemetry.publishing(publication) as carrier:
+            headers = {**carrier, "Nats-Msg-Id": uuid4().hex}
+            await self._store(self._subjects.control(task_id, verb), encode(control), headers, f"the {verb}")
 
     async def check(self) -> None:
         """Let the streams be there, or not.

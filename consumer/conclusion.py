@@ -4,6 +4,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from msgspec import structs
+
 from runners.spool import Spool
 from schemas import EventType, Result, Status
 
@@ -55,6 +57,8 @@ class Conclusions:
 
         Tries until the server has it; meanwhile the Result is safe from our own end.
         """
+        if result.trace_id is None and (trace_id := request.trace.trace_id) is not None:
+            result = structs.replace(result, trace_id=trace_id)
         async with self._outbox.keeping(request, result, buried=buried):
             stored, is_ours = await self._store(request, result, run, buried=buried)
         if is_ours:
@@ -82,7 +86,7 @@ class Conclusions:
             await run.output_stored()
         if buried:
             await self._dead.keep(request, result)
-        return await self._results.save(result)
+        return await self._results.save(result, request.trace)
 
     def _tell(self, request: TaskRequest, result: Result, *, buried: bool) -> None:
         self._events.publish(EventType.FINISHED, request, _summary(result))

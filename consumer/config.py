@@ -38,6 +38,7 @@ _QUANTITIES: Final = {
 }
 
 _Prefix = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]+$(?!\n)", description="one token of A-Z a-z 0-9 _ -")]
+_Url = Annotated[str, Meta(pattern=r"^https?://[^\s/]", description="a URL that begins with http:// or https://")]
 _Key = tuple[str, ...]
 
 
@@ -83,6 +84,40 @@ class RunnerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     allow_cidrs: tuple[str, ...] = ()
 
 
+class TracingConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which tasks are traced, and where the traces go; what is not said here is up to the `OTEL_*` variables."""
+
+    enabled: bool | None = None
+    """None: if `endpoint` or `OTEL_EXPORTER_OTLP_ENDPOINT` names a collector."""
+    endpoint: _Url | None = None
+    """Base URL of an OTLP/HTTP collector, such as `http://127.0.0.1:4318`."""
+    sample_ratio: Annotated[float, Meta(ge=0, le=1)] | None = None
+    """Share of the traces that begin here which are recorded; publishers decide about theirs."""
+    ignore_remote_sampling: bool = False
+    """Let `sample_ratio` decide about the traces of publishers that record none, too."""
+    max_parent_age: Duration = field(default_factory=lambda: Duration(600))
+    """A task that begins so long after its publication gets a trace of its own, linked to the publisher's."""
+    ui_url: _Url | None = None
+    """Where people look at traces, such as `http://127.0.0.1:16686`: the command line prints `<ui_url>/trace/<id>`."""
+
+
+class MetricsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How metrics leave a worker: pushed to a collector, scraped by Prometheus, or both."""
+
+    enabled: bool | None = None
+    """Whether they are pushed; None: as with `tracing.enabled`."""
+    endpoint: _Url | None = None
+    interval: Duration | None = None
+    """Between two pushes; None: `OTEL_METRIC_EXPORT_INTERVAL`, or a minute."""
+    prometheus: bool = False
+    """Whether they can be scraped; needs the extra `prometheus`."""
+    boundaries: tuple[float, ...] = (
+        *(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+        *(30, 60, 300, 900, 3600, 14400),
+    )
+    """Of the histograms of durations, in seconds."""
+
+
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole configuration."""
 
@@ -95,6 +130,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     nats: NatsConfig = field(default_factory=NatsConfig)
     worker: WorkerConfig = field(default_factory=WorkerConfig)
     runners: dict[Category, RunnerConfig] = {}
+    tracing: TracingConfig = field(default_factory=TracingConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
 
     def runner(self, category: str) -> RunnerConfig:
         """Return the settings of a category."""

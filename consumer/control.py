@@ -13,6 +13,7 @@ from .deliveries import Deliveries
 from .errors import JetStreamError
 from .services import Services
 from .tail import Tail
+from .trace import Trace
 from .unstarted import canceled_unseen
 
 ANSWER_WITHIN: Final = 0.5
@@ -49,6 +50,7 @@ class Controls:
             return
         task_id, verb = named
         control = _read_control(message)
+        self._services.telemetry.controlled(task_id, verb, Trace.read(message.headers or {}))
         if not self._deliveries.control(task_id, verb, control):
             self._services.tasks.start_soon(self._cancel_unstarted, task_id, verb, control)
 

@@ -14,6 +14,7 @@ from .orders import Order, Orders
 from .overview import RunningTask
 from .request import TaskRequest, read_request
 from .services import Services
+from .story import telling
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +93,8 @@ class Deliveries:
             logger.info("task %s was delivered again while we have it", request.task_id)
             held.lease.adopt(message.reply)
             return
-        await self._take(request, doubt)
+        with self._services.telemetry.delivering(request) as traced, telling(traced):
+            await self._take(traced, doubt)
 
     async def _until_left(self, task_id: str) -> None:
         """Wait until we have let go of a task that we put back: it is here again before we were told that it is."""

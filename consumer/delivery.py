@@ -163,6 +163,7 @@ class Delivery:
         return await execution.run()
 
     async def _settle(self, result: Result, settlement: Settlement) -> None:
+        self._services.telemetry.decided(self.request, result, settlement)
         match settlement:
             case Forget():
                 self.lease.drop()

@@ -9,6 +9,7 @@ from schemas import Event, EventType, Subjects, encode, utc_now
 
 from .connection import Connection
 from .request import TaskRequest
+from .telemetry import SILENT, Telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -16,8 +17,9 @@ logger = logging.getLogger(__name__)
 class Events:
     """Publishes the Events of one worker, with CloudEvents 1.0 binary-mode headers."""
 
-    def __init__(self, connection: Connection, subjects: Subjects, worker: str) -> None:
+    def __init__(self, connection: Connection, subjects: Subjects, worker: str, telemetry: Telemetry = SILENT) -> None:
         self._connection = connection
+        self._telemetry = telemetry
         self._subjects = subjects
         self._worker = worker
         self._numbers = itertools.count(1)
@@ -25,19 +27,29 @@ class Events:
 
     def publish(self, type_: EventType, request: TaskRequest, data: Mapping[str, Any] | None = None) -> None:
         """Publish one step of a task, on its own subject and on those it answers to."""
+        self._telemetry.told(type_, request, data or {})
         subject = self._subjects.event(request.task_id, type_)
         self._send(
             [subject, *(f"{reply}.events.{type_}" for reply in request.reply_to)],
-            self._event(type_, request.task_id, request.category, request.attempt, data),
+            self._event(
+                type_, request.task_id, request.category, data, attempt=request.attempt, trace_id=request.trace.trace_id
+            ),
         )
 
     def finished(self, task_id: str, category: str, data: Mapping[str, Any]) -> None:
         """Publish the end of a task whose message we do not hold."""
-        event = self._event(EventType.FINISHED, task_id, category, 1, data)
+        event = self._event(EventType.FINISHED, task_id, category, data)
         self._send([self._subjects.event(task_id, EventType.FINISHED)], event)
 
     def _event(
-        self, type_: EventType, task_id: str, category: str, attempt: int, data: Mapping[str, Any] | None
+        self,
+        type_: EventType,
+        task_id: str,
+        category: str,
+        data: Mapping[str, Any] | None,
+        *,
+        attempt: int = 1,
+        trace_id: str | None = None,
     ) -> Event:
         return Event(
             id=f"{self._worker}-{next(self._numbers)}",
@@ -48,6 +60,7 @@ class Events:
             worker=self._worker,
             attempt=attempt,
             data=dict(data or {}),
+            trace_id=trace_id,
         )
 
     def _send(self, to: list[str], event: Event) -> None:

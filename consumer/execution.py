@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import anyio
+from msgspec import structs
 
 from runners.base import Runner
 from runners.context import DEFAULT_OUTPUT_LIMIT, Context, Policy
@@ -20,7 +21,6 @@ from .endpoints import own_endpoints
 from .errors import ServerError
 from .events import Events
 from .lease import Lease
-from .message import trace_context
 from .nats_context import config_dir
 from .output import OutputLog, OutputPublisher, close_all
 from .request import TaskRequest
@@ -109,8 +109,12 @@ class Execution:
         try:
             if self._runner is None:
                 return refused(self.request, self._services.worker, self._refusal)
-            with self._bounded():
-                return await self._runner.execute()
+            with self._bounded(), self._services.telemetry.running(self.request) as run:
+                if run.carrier:
+                    self._runner.context = structs.replace(self._runner.context, trace=run.carrier)
+                result = await self._runner.execute()
+                run.ended(result)
+                return result
         finally:
             self._reporter.finish()
             self.ended.set()
@@ -190,7 +194,7 @@ class Execution:
             output_limit=_first(task.limits.output, settings.resource_limits.output, DEFAULT_OUTPUT_LIMIT),
             keeper=self._services.keeper,
             policy=self._policy(),
-            trace=trace_context(self.request.headers),
+            trace=self.request.trace.carrier,
             concurrency=settings.max_concurrency,
             pool=settings.pool,
             reporter=self._reporter,

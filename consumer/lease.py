@@ -12,6 +12,7 @@ from typing import Final
 import anyio
 
 from .connection import Connection, NoReplyError
+from .telemetry import SILENT, Telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +23,7 @@ ACK: Final = b"+ACK"
 """What tells the server that a delivery is done with."""
 _NAK: Final = b"-NAK"
 _IN_PROGRESS: Final = b"+WPI"
+_OPERATIONS: Final = {ACK: "ack", _NAK: "nak"}
 
 
 class Lease:
@@ -64,22 +66,25 @@ class Lease:
 
     def renewed(self, since: float) -> None:
         """Take note of a confirmed renewal that was begun at `since`."""
-        had_run_out = since > self.expires
+        if had_run_out := since > self.expires:
+            self._leases.telemetry.lease_lost(self.task_id)
         self.expires = since + self._leases.ack_wait
         for callback in [*self.on_renewed, *(self.on_regained if had_run_out else [])]:
             callback()
 
     def _end(self, word: bytes) -> None:
-        for delivery in self._deliveries:
-            self._leases.send(delivery, word)
+        with self._leases.telemetry.settling(self.task_id, _OPERATIONS[word]):
+            for delivery in self._deliveries:
+                self._leases.send(delivery, word)
         self._leases.forget(self)
 
 
 class Leases:
     """All tasks that this worker holds. `ack_wait` is the seconds that the server waits for a renewal."""
 
-    def __init__(self, connection: Connection, *, ack_wait: float) -> None:
+    def __init__(self, connection: Connection, *, ack_wait: float, telemetry: Telemetry = SILENT) -> None:
         self.ack_wait = ack_wait
+        self.telemetry = telemetry
         self._connection = connection
         self._interval = ack_wait / RENEWALS
         self._held: dict[Lease, None] = {}

@@ -1,9 +1,8 @@
 """What a message from JetStream says of itself: its place in the stream, and its headers."""
 
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Final, Self
+from typing import Self
 
 from msgspec import Struct
 from nats.aio.msg import Msg
@@ -71,15 +70,3 @@ def rebuilt(subject: str, delivery: str, payload: bytes, headers: Mapping[str, s
         data=payload,
         headers=dict(headers),
     )
-
-
-def trace_context(headers: Mapping[str, str] | None) -> dict[str, str]:
-    """Return the W3C trace context (level 1) that a message came with; nothing if it is none."""
-    parent, state = header(headers, "traceparent"), header(headers, "tracestate")
-    if parent is None or not _TRACEPARENT.fullmatch(parent):
-        return {}
-    return {"traceparent": parent, **({"tracestate": state} if state and _TRACESTATE.fullmatch(state) else {})}
-
-
-_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-_TRACESTATE: Final = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,510}")

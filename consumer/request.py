@@ -13,6 +13,7 @@ from schemas.subjects import is_task_id
 
 from .message import Position, header
 from .schedule import firing_id, is_firing
+from .trace import Trace
 
 ATTEMPT: Final = "Jetrunner-Attempt"
 REDELIVERIES: Final = "Jetrunner-Redeliveries"
@@ -72,6 +73,7 @@ class TaskRequest(Struct, frozen=True, kw_only=True):
     error: RunnerError | None = None
     first_error: dict[str, Any] | None = None
     """What went wrong with the task that this one stands in for."""
+    trace: Trace = Trace()
 
     @property
     def attempt(self) -> int:
@@ -82,6 +84,10 @@ class TaskRequest(Struct, frozen=True, kw_only=True):
     def redeliveries(self) -> int:
         """How often the task was lost with its worker."""
         return self.counts.redeliveries
+
+    def with_trace(self, trace: Trace) -> Self:
+        """Return the request as part of a trace."""
+        return structs.replace(self, trace=trace)
 
 
 def read_request(message: Msg, subjects: Subjects, reply_prefixes: Sequence[str]) -> TaskRequest:
@@ -113,6 +119,7 @@ def read_request(message: Msg, subjects: Subjects, reply_prefixes: Sequence[str]
         reply_to=reply_to,
         error=error or unnamable or refused,
         first_error=_first_error(headers),
+        trace=Trace.read(headers),
     )
 
 

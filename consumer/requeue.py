@@ -17,11 +17,12 @@ from .errors import JetStreamError
 from .jetstream import api, publish
 from .request import FIRST_ERROR, SUBMITTED, TASK_ID, Counts, TaskRequest
 from .schedule import SCHEDULE, TARGET, at
+from .trace import without_trace
 from .wire import message_size
 
 _TOLD: Final = ("category", "status", "error_class", "error_code", "exit_code", "attempt")
 _MAX_ERROR: Final = 512
-_ROOM: Final = 512
+_ROOM: Final = 768
 """Bytes that the headers of a message put back may have beyond those it came with."""
 
 logger = logging.getLogger(__name__)
@@ -89,8 +90,10 @@ class Requeue:
 
     def _headers(self, request: TaskRequest) -> dict[str, str]:
         """Return the headers that a task keeps: all but those that told the server what to do with its last message."""
-        kept = {name: value for name, value in request.headers.items() if not name.lower().startswith("nats-")}
-        return kept | {TASK_ID: request.task_id, SUBMITTED: request.submitted.isoformat()}
+        came_with = without_trace(request.headers)
+        kept = {name: value for name, value in came_with.items() if not name.lower().startswith("nats-")}
+        ours = {TASK_ID: request.task_id, SUBMITTED: request.submitted.isoformat()}
+        return kept | ours | request.trace.headers()
 
     async def withdraw(self, task_id: str) -> None:
         """Take a task out of the schedule, if it waits there; it would end unrun anyway, as its Result is there."""

@@ -15,6 +15,8 @@ from schemas import ContentType, Encoding, Result, StreamOutput, Subjects, decod
 from .connection import Connection
 from .errors import JetStreamError
 from .jetstream import MESSAGES_PER_SUBJECT_EXCEEDED, TEMPORARY, last_message, last_message_for_sure, publish
+from .telemetry import SILENT, Publication, Telemetry
+from .trace import Carrier, Trace
 
 MARGIN: Final = 16 * 1024
 """Bytes of a message's allowance that are kept for its headers."""
@@ -34,21 +36,26 @@ logger = logging.getLogger(__name__)
 class Results:
     """The Results of all tasks."""
 
-    def __init__(self, connection: Connection, subjects: Subjects) -> None:
+    def __init__(self, connection: Connection, subjects: Subjects, telemetry: Telemetry = SILENT) -> None:
         self._connection = connection
         self._subjects = subjects
+        self._telemetry = telemetry
 
-    async def save(self, result: Result) -> tuple[Result, bool]:
+    async def save(self, result: Result, trace: Trace = Trace()) -> tuple[Result, bool]:  # noqa: B008 - frozen
         """Store a Result; return the one that is stored now, and whether it is this one.
 
         Tries until the server has it. A store that is full is told from one that has a Result already by reading it.
         """
-        result = self.fit(result)
+        publication = Publication(template=self._subjects.result("*"), task_id=result.task_id, trace=trace)
+        with self._telemetry.publishing(publication) as carrier:
+            return await self._save(self.fit(result), carrier)
+
+    async def _save(self, result: Result, carrier: Carrier) -> tuple[Result, bool]:
         subject = self._subjects.result(result.task_id)
         identity = f"result-{result.task_id}-{uuid4().hex}"
         while True:
             try:
-                await publish(self._connection, subject, encode(result), message_id=identity)
+                await publish(self._connection, subject, encode(result), message_id=identity, headers=carrier)
             except JetStreamError as error:
                 if error.err_code != MESSAGES_PER_SUBJECT_EXCEEDED:
                     raise

@@ -22,6 +22,7 @@ from .outbox import Outbox
 from .output import OutputPublisher
 from .requeue import Requeue
 from .results import Results
+from .telemetry import SILENT, Telemetry
 from .whole import WholeOutputs
 
 
@@ -44,6 +45,7 @@ class Services(Struct, frozen=True, kw_only=True):
     output: OutputPublisher
     keeper: Watcher | None = None
     switch: DeadMansSwitch | None = None
+    telemetry: Telemetry = SILENT
 
 
 def assemble(  # noqa: PLR0917 - it is where all that is passed on comes together
@@ -54,10 +56,11 @@ def assemble(  # noqa: PLR0917 - it is where all that is passed on comes togethe
     outbox: Outbox,
     worker: str,
     keeper: KeeperLink | None,
+    telemetry: Telemetry = SILENT,
 ) -> Services:
     """Return the services of a worker."""
     subjects, ack_wait = Subjects(config.subject_prefix), config.nats.ack_wait
-    events, results = Events(connection, subjects, worker), Results(connection, subjects)
+    events, results = Events(connection, subjects, worker, telemetry), Results(connection, subjects, telemetry)
     claims = Claims(connection, subjects, worker)
     return Services(
         config=config,
@@ -66,13 +69,13 @@ def assemble(  # noqa: PLR0917 - it is where all that is passed on comes togethe
         worker=worker,
         tasks=tasks,
         connection=connection,
-        leases=Leases(connection, ack_wait=ack_wait),
+        leases=Leases(connection, ack_wait=ack_wait, telemetry=telemetry),
         claims=claims,
         results=results,
         conclusions=Conclusions(
             connection,
             results=results,
-            dead=DeadLetters(connection, subjects),
+            dead=DeadLetters(connection, subjects, telemetry),
             whole=WholeOutputs(Objects(connection, subjects), results),
             events=events,
             outbox=outbox,
@@ -83,4 +86,5 @@ def assemble(  # noqa: PLR0917 - it is where all that is passed on comes togethe
         output=OutputPublisher(connection, subjects, tasks, worker),
         keeper=keeper,
         switch=DeadMansSwitch(ack_wait, keeper),
+        telemetry=telemetry,
     )

@@ -4,9 +4,10 @@ Two scopes make the end graceful: first no task is fetched any more, then those 
 """
 
 import logging
+import os
 import signal
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 from typing import Final
 
@@ -29,10 +30,12 @@ from .intake import Intake
 from .outbox import PATIENCE, Outbox
 from .overview import WorkerOverview
 from .pressure import Pressure
+from .queues import Queues
 from .request import TaskRequest, read_request
 from .server import data_dir
 from .service import Service
 from .services import Services, assemble
+from .telemetry import Telemetry, opened
 from .topology import Topology, check_server, ensure_streams
 from .unclaimed import Unclaimed
 from .undelivered import Undelivered
@@ -44,6 +47,9 @@ _WITHOUT_SERVER: Final = 2 * PATIENCE
 """Seconds that they have while the server is away: by then those that have an end are on disk."""
 _LAST_OUTPUT: Final = 5.0
 """Seconds that the last output may take to the server."""
+
+SERVICE: Final = "jetrunner-worker"
+"""What a worker is called in traces and metrics, unless `OTEL_SERVICE_NAME` says otherwise."""
 
 logger = logging.getLogger(__name__)
 
@@ -92,14 +98,19 @@ class Worker:
         """
         async with AsyncExitStack() as stack:
             stack.enter_context(collapsed())
+            telemetry = await stack.enter_async_context(self._telemetry())
             stack.push_async_callback(self._registry.aclose)
             connection = await stack.enter_async_context(connect(self._options))
             await self._prepare(connection)
             if abandoned := end_abandoned():
                 logger.warning("%d processes of a dead worker's tasks were killed", len(abandoned))
             tasks = await stack.enter_async_context(anyio.create_task_group())
-            await self._work(connection, tasks, task_status)
+            await self._work(connection, tasks, task_status, telemetry)
             tasks.cancel_scope.cancel()
+
+    def _telemetry(self) -> AbstractAsyncContextManager[Telemetry]:
+        slots = {category: self._slots(category) for category in self._categories}
+        return opened(self._config, os.environ, service=SERVICE, instance=self.name, slots=slots)
 
     async def _prepare(self, connection: Connection) -> None:
         await check_server(connection)
@@ -107,15 +118,18 @@ class Worker:
         for difference in await ensure_streams(connection, self._topology, create=create):
             logger.warning("%s", difference)
 
-    async def _work(self, connection: Connection, tasks: TaskGroup, task_status: TaskStatus[None]) -> None:
+    async def _work(
+        self, connection: Connection, tasks: TaskGroup, task_status: TaskStatus[None], telemetry: Telemetry
+    ) -> None:
         outbox = await Outbox.open(_state_directory(), connection, self._subjects, tasks, read=self._read_request)
-        services = assemble(self._config, self._registry, connection, tasks, outbox, self.name, self._keeper)
+        services = assemble(self._config, self._registry, connection, tasks, outbox, self.name, self._keeper, telemetry)
         deliveries = self._deliveries = Deliveries(services)
         await services.claims.answer_for(deliveries)
         tasks.start_soon(services.leases.run)
         tasks.start_soon(_sweep_orphans)
         for facility in self._facilities():
             tasks.start_soon(facility.serve)
+        tasks.start_soon(Queues(services, self._categories).run)
         if self._keeper is not None:
             tasks.start_soon(self._outlive, self._keeper)
         await outbox.finish_abandoned(services.conclusions.finish)

@@ -123,12 +123,12 @@ class Context(Struct, frozen=True, kw_only=True):
     """Bytes of a stream that are spooled for whoever stores what does not fit a Result; None: nobody does."""
     keeper: Watcher | None = None
     policy: Policy = Policy()
-    trace: Mapping[str, str] = {}
-    """The W3C trace context that the task came with, as headers to hand on."""
     concurrency: int = 1
     """How many tasks of the category run at once at most."""
     pool: PoolSettings = PoolSettings()
     reporter: Reporter = field(default_factory=SilentReporter)
+    trace: Mapping[str, str] = {}
+    """The headers `traceparent`, `tracestate` and `baggage` (W3C) of this run, as far as there are any."""
 
 
 class Interruption:

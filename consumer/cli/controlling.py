@@ -35,7 +35,7 @@ def control_task(
             say(f"{verb} sent to {task_id}")
         return await _wait(client, task_id, patience) if wait else OK
 
-    return with_streams(connecting, ask)
+    return with_streams(connecting, ask, publishes=True)
 
 
 async def _wait(client: Client, task_id: str, patience: float | None) -> int:

@@ -44,6 +44,6 @@ def follow(
         state = await expect_result(client, found)
         if state is not None and state.status is Status.PENDING:
             narrator.state(f"queued: {found}")
-        return await follow_task(client, found, narrator, patience=patience)
+        return await follow_task(session, found, narrator, patience=patience)
 
     return with_streams(connecting or Connecting(), find_and_follow)

@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 import anyio
 
-from consumer.client import Client
 from consumer.follow import Item, OutputChunk
 from schemas import Event, EventType, Result, Status
 
 from . import TIMED_OUT
 from .rendering import complain, exit_code, print_json, say, short, write
+from .session import Session
 
 Shown = Literal["output", "json"]
 """What goes to stdout: the task's output, or its Result."""
@@ -63,11 +63,14 @@ class Narrator:
             complain(result.error or f"the task ended with {result.status}")
 
 
-async def follow_task(client: Client, task_id: str, narrator: Narrator, *, patience: float | None = None) -> int:
+async def follow_task(session: Session, task_id: str, narrator: Narrator, *, patience: float | None = None) -> int:
     """Follow a task to its end, for `patience` seconds at most, and return what to exit with."""
     with anyio.move_on_after(patience):
-        async with aclosing(client.follow(task_id)) as items:
-            return exit_code(await narrator.tell(items))
+        async with aclosing(session.client.follow(task_id)) as items:
+            result = await narrator.tell(items)
+        if (url := session.trace_url(result.trace_id)) is not None:
+            narrator.state(f"trace: {url}")
+        return exit_code(result)
     complain(f"the task {task_id} has not ended within {patience} s; it goes on")
     return TIMED_OUT
 

@@ -13,7 +13,7 @@ from schemas import Result, StreamOutput, Subjects
 
 from . import OK, TIMED_OUT
 from .rendering import OUTPUT, complain, print_facts, print_json, say, short, when, write
-from .session import Connecting, with_streams
+from .session import Connecting, Session, with_streams
 from .states import expect_result
 from .values import duration
 
@@ -43,7 +43,7 @@ def result(
     check_task_id(task_id)
     connecting = connecting or Connecting()
     patience = duration("--timeout", timeout)
-    found = with_streams(connecting, lambda session: _read(session.client, task_id, wait=wait, patience=patience))
+    found = with_streams(connecting, lambda session: _read(session, task_id, wait=wait, patience=patience))
     if found is None:
         complain(f"the task {task_id} has not ended within {patience} s")
         return TIMED_OUT
@@ -57,7 +57,14 @@ def result(
     return OK
 
 
-async def _read(client: Client, name: str, *, wait: bool, patience: float | None) -> Result | None:
+async def _read(session: Session, name: str, *, wait: bool, patience: float | None) -> Result | None:
+    found = await _find(session.client, name, wait=wait, patience=patience)
+    if found is not None and (url := session.trace_url(found.trace_id)) is not None:
+        say(f"trace: {url}")
+    return found
+
+
+async def _find(client: Client, name: str, *, wait: bool, patience: float | None) -> Result | None:
     task_id = await client.find(name)
     state = await expect_result(client, task_id)
     found = await client.result(task_id)
@@ -95,6 +102,7 @@ def _print_table(found: Result) -> None:
             "ended": when(found.end_time),
             "attempt": found.attempt,
             "worker": found.worker,
+            "trace": found.trace_id,
             "labels": ", ".join(f"{name}={value}" for name, value in found.labels.items()),
         }
     )

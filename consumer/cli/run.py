@@ -17,7 +17,7 @@ from . import INTERRUPTED
 from .following import Narrator, Shown, follow_task
 from .rendering import OUTPUT, Quiet, say
 from .runner_options import RunnerOptions
-from .session import Connecting, with_streams
+from .session import Connecting, Session, with_streams
 from .task_options import TaskOptions, make_task
 
 DETACH_AFTER: Final = 2.0
@@ -61,18 +61,20 @@ def run(
     if task.schedule is not None:
         raise ConfigError("a recurring task has no end to wait for: hand it in with submit")
     narrator = Narrator(shown=output, is_quiet=quiet)
-    return with_streams(connecting or Connecting(), lambda session: _run(session.client, category, task, narrator))
+    return with_streams(
+        connecting or Connecting(), lambda session: _run(session, category, task, narrator), publishes=True
+    )
 
 
-async def _run(client: Client, category: str, task: Task, narrator: Narrator) -> int:
-    code = INTERRUPTED
+async def _run(session: Session, category: str, task: Task, narrator: Narrator) -> int:
+    code, client = INTERRUPTED, session.client
     with collapsed():
         async with anyio.create_task_group() as tasks:
             interrupts = _Interrupts(client, tasks.cancel_scope)
             await tasks.start(interrupts.attend)
             task_id = interrupts.task_id = await client.submit(category, task)
             narrator.state(f"queued: {task_id}")
-            code = await follow_task(client, task_id, narrator)
+            code = await follow_task(session, task_id, narrator)
             tasks.cancel_scope.cancel()
     return code
 

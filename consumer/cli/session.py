@@ -2,23 +2,28 @@
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Final, TypeVar
 
 import anyio
 from cyclopts import Parameter
 from msgspec import structs
 
-from consumer.client import Client
+from consumer.client import Client, whoami
 from consumer.config import Config, load
 from consumer.connection import Connection, ConnectOptions, connect
 from consumer.errors import ConnectError, JetStreamError
 from consumer.jetstream import NOT_FOUND, UNAVAILABLE
 from consumer.nats_context import resolve
 from consumer.server import data_dir, running
+from consumer.telemetry import SILENT, Silent, Telemetry, opened
+from consumer.trace import Trace, carrier_from_environment
 from schemas import Subjects
+
+SERVICE: Final = "jetrunner-cli"
+"""What the command line is called in traces, unless `OTEL_SERVICE_NAME` says otherwise."""
 
 T = TypeVar("T")
 
@@ -56,6 +61,7 @@ class Session:
 
     config: Config
     connection: Connection
+    telemetry: Telemetry = SILENT
 
     @property
     def subjects(self) -> Subjects:
@@ -65,20 +71,32 @@ class Session:
     @property
     def client(self) -> Client:
         """A client for this connection."""
-        return Client(self.connection, self.subjects)
+        return Client(self.connection, self.subjects, self.telemetry)
+
+    def trace_url(self, trace_id: str | None) -> str | None:
+        """Return where people look at a trace; None if it is not configured, or there is no trace."""
+        ui_url = self.config.tracing.ui_url
+        return None if trace_id is None or ui_url is None else f"{ui_url.rstrip('/')}/trace/{trace_id}"
 
 
 @asynccontextmanager
-async def open_session(connecting: Connecting) -> AsyncIterator[Session]:
+async def open_session(connecting: Connecting, *, publishes: bool = False) -> AsyncIterator[Session]:
     """Connect to the configured server, or to the embedded one that a worker or demo has started.
+
+    What a session `publishes` is traced, if that is configured, as part of the trace in whose process we are.
 
     Raises:
         ConfigError: the configuration is wrong.
         ConnectError: there is no server, or it refuses us.
     """
     config = connecting.load()
-    async with connect(find_server(config)) as connection:
-        yield Session(config, connection)
+    ambient = Trace(carrier=carrier_from_environment(os.environ))
+    async with AsyncExitStack() as stack:
+        telemetry: Telemetry = Silent(ambient)
+        if publishes:
+            recording = opened(config, os.environ, service=SERVICE, instance=whoami(), ambient=ambient)
+            telemetry = await stack.enter_async_context(recording)
+        yield Session(config, await stack.enter_async_context(connect(find_server(config))), telemetry)
 
 
 def find_server(config: Config) -> ConnectOptions:
@@ -96,18 +114,18 @@ def find_server(config: Config) -> ConnectOptions:
     return ConnectOptions(servers=(url,))
 
 
-def with_session(connecting: Connecting, command: Callable[[Session], Awaitable[T]]) -> T:
+def with_session(connecting: Connecting, command: Callable[[Session], Awaitable[T]], *, publishes: bool = False) -> T:
     """Run an asynchronous command with a session."""
 
     async def main() -> T:
-        async with open_session(connecting) as session:
+        async with open_session(connecting, publishes=publishes) as session:
             return await command(session)
         raise AssertionError("a session swallows no exception")  # its type says it may
 
     return anyio.run(main)
 
 
-def with_streams(connecting: Connecting, command: Callable[[Session], Awaitable[T]]) -> T:
+def with_streams(connecting: Connecting, command: Callable[[Session], Awaitable[T]], *, publishes: bool = False) -> T:
     """Run an asynchronous command that needs our streams; if they are not there, that is the error."""
 
     async def explained(session: Session) -> T:
@@ -118,4 +136,4 @@ def with_streams(connecting: Connecting, command: Callable[[Session], Awaitable[
                 await session.client.check()
             raise
 
-    return with_session(connecting, explained)
+    return with_session(connecting, explained, publishes=publishes)

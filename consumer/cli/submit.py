@@ -12,7 +12,7 @@ from schemas import Retry, Subjects, Task, decode, encode
 from . import OK
 from .rendering import OUTPUT, print_json, say
 from .runner_options import RunnerOptions
-from .session import Connecting, with_streams
+from .session import Connecting, Session, with_streams
 from .submit_file import BatchOptions, FileSubmission, IdForm
 from .task_options import TaskOptions, check_category, make_task
 
@@ -60,17 +60,27 @@ def submit(
         if words or show or (runner, options) != (None, None):
             raise ConfigError("--file takes whole tasks, one on each line: leave out what describes a single one")
         category = None if category is None else check_category(category)
-        return with_streams(connecting, lambda session: FileSubmission(session, batch, category, output).run())
+        return with_streams(
+            connecting, lambda session: FileSubmission(session, batch, category, output).run(), publishes=True
+        )
     category, task = make_task(category, words, runner or RunnerOptions(), options or TaskOptions())
     if show:
         print(_as_nats_command(Subjects(connecting.load().subject_prefix).task(category), task))
         return OK
-    task_id = with_streams(connecting, lambda session: session.client.submit(category, task))
+    task_id = with_streams(connecting, lambda session: _submit(session, category, task), publishes=True)
     if output == "id":
         print(task_id)
     else:
         print_json({"task_id": task_id, "category": category})
     return OK
+
+
+async def _submit(session: Session, category: str, task: Task) -> str:
+    client = session.client
+    task_id = await client.submit(category, task)
+    if (url := session.trace_url(client.trace_id)) is not None:
+        say(f"trace: {url}")
+    return task_id
 
 
 def _as_nats_command(subject: str, task: Task) -> str:

@@ -14,9 +14,13 @@ def environment(context: Context) -> dict[str, str]:
 
 
 def task_variables(context: Context) -> dict[str, str]:
-    """Return what the task gives, then who it is; a container's baseline is its image's own."""
+    """Return the trace in OpenTelemetry's names, what the task gives, then who it is.
+
+    A container's baseline is its image's own.
+    """
     task = context.task
     return {
+        **{name.upper(): value for name, value in context.trace.items()},
         **task.env,
         **task.secret_env,
         "TASK_ID": task.id or "",

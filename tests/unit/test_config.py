@@ -377,3 +377,29 @@ def test_an_unknown_variable_is_named_with_the_likely_one(name: str, likely: str
 def test_a_wrong_variable_is_shown_with_what_is_allowed(name: str, text: str, complaint: str) -> None:
     """Variable, key, what was found, what is allowed."""
     assert problem(None, **{f"JETRUNNER_{name}": text}).startswith(f"JETRUNNER_{name}: {complaint}")
+
+
+@pytest.mark.parametrize("key", ["tracing.endpoint", "tracing.ui_url", "metrics.endpoint"])
+def test_a_url_without_a_scheme_is_refused(key: str) -> None:
+    """It would otherwise be found out span by span."""
+    section, _, name = key.partition(".")
+    path = written(f'[{section}]\n{name} = "localhost:4318"')
+    assert problem(path) == (
+        f"{path}: `{key}` is 'localhost:4318', but must be a URL that begins with http:// or https://"
+    )
+
+
+def test_tracing_is_set_by_variables() -> None:
+    """Numbers, switches and durations are read as in a file."""
+    config = load(
+        None,
+        {
+            "JETRUNNER_TRACING_SAMPLE_RATIO": "0.5",
+            "JETRUNNER_TRACING_ENABLED": "no",
+            "JETRUNNER_TRACING_MAX_PARENT_AGE": "1h",
+            "JETRUNNER_METRICS_PROMETHEUS": "true",
+            "JETRUNNER_METRICS_BOUNDARIES": "[1, 2.5]",
+        },
+    )
+    assert (config.tracing.sample_ratio, config.tracing.enabled, config.tracing.max_parent_age) == (0.5, False, 3600)
+    assert (config.metrics.prometheus, config.metrics.boundaries) == (True, (1, 2.5))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from nats.aio.msg import Msg
 
-from consumer.message import Position, header, trace_context
+from consumer.message import Position, header
 
 FIRST_FORM = "$JS.ACK.P_TASKS.command.3.1507.42.1795514400123456789.7"
 SECOND_FORM = "$JS.ACK.hub.ACCOUNT.P_TASKS.command.3.1507.42.1795514400123456789.7.token"
@@ -54,23 +54,3 @@ def test_the_first_header_named_wins() -> None:
 def test_no_such_header(headers: dict[str, str] | None) -> None:
     """A header that is not there is None."""
     assert header(headers, "Reply-To", "reply_to") is None
-
-
-PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-
-
-@pytest.mark.parametrize(
-    ("headers", "context"),
-    [
-        ({"Traceparent": PARENT, "TRACESTATE": "a=b,c=d"}, {"traceparent": PARENT, "tracestate": "a=b,c=d"}),
-        ({"traceparent": PARENT, "baggage": "a=b"}, {"traceparent": PARENT}),
-        ({"traceparent": PARENT, "tracestate": "a\r\nb"}, {"traceparent": PARENT}),
-        ({"traceparent": f"{PARENT}\r\nx: y"}, {}),
-        ({"traceparent": "mine", "tracestate": "a=b"}, {}),
-        ({"tracestate": "a=b"}, {}),
-        (None, {}),
-    ],
-)
-def test_the_trace_context(headers: dict[str, str] | None, context: dict[str, str]) -> None:
-    """In any case, and only what can be one: it becomes headers of requests."""
-    assert trace_context(headers) == context
