@@ -16,6 +16,7 @@ from .lease import ACK
 from .outbox import Outbox
 from .request import TaskRequest
 from .results import Results
+from .story import ending
 from .whole import WholeOutputs
 
 logger = logging.getLogger(__name__)
@@ -100,6 +101,7 @@ class Conclusions:
             result.status,
             result.duration,
             f": {result.error}" if result.error else "",
+            extra=ending(result, request.position.stored),
         )
 
 

@@ -19,7 +19,9 @@ from schemas import Duration, Limits, SchemaError, Size, convert
 from schemas.subjects import DEFAULT_REPLY_PREFIXES
 from schemas.task import Category
 
+from .alerts.settings import AlertsConfig
 from .errors import ConfigError
+from .health.settings import HealthConfig
 
 MAX_ACK_PENDING: Final = 20_000
 """Tasks of a category that all workers together may have: far more than they take."""
@@ -132,6 +134,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     runners: dict[Category, RunnerConfig] = {}
     tracing: TracingConfig = field(default_factory=TracingConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
+    alerts: AlertsConfig = field(default_factory=AlertsConfig)
 
     def runner(self, category: str) -> RunnerConfig:
         """Return the settings of a category."""

@@ -12,6 +12,7 @@ from schemas import Control, SchemaError, Verb, decode
 from .deliveries import Deliveries
 from .errors import JetStreamError
 from .services import Services
+from .story import ending
 from .tail import Tail
 from .trace import Trace
 from .unstarted import canceled_unseen
@@ -64,10 +65,12 @@ class Controls:
                 return
             result = canceled_unseen(task_id, services.worker, verb, control)
             if await services.conclusions.conclude_unseen(result):
-                logger.info("task %s was canceled before it started", task_id)
+                told = {"task_id": task_id, **ending(result)}
+                logger.info("task %s was canceled before it started", task_id, extra=told)
                 await services.requeue.withdraw(task_id)
         except JetStreamError as error:  # its task, when it comes, is canceled all the same
-            logger.warning("task %s could not be canceled before its start: %s", task_id, error)
+            told = {"task_id": task_id}
+            logger.warning("task %s could not be canceled before its start: %s", task_id, error, extra=told)
 
     async def _has_owner(self, task_id: str) -> bool:
         if self._deliveries.holds(task_id):

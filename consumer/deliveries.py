@@ -56,7 +56,8 @@ class Deliveries:
         if not all(map(delivery.is_about, question.deliveries)):
             return None
         if question.deliveries:
-            logger.info("task %s was delivered to %s while we have it", task_id, question.worker)
+            with telling(delivery.request):
+                logger.info("task %s was delivered to %s while we have it", task_id, question.worker)
             delivery.lease.adopt(*question.deliveries)
         return delivery.holding
 
@@ -90,7 +91,8 @@ class Deliveries:
             await self._until_left(request.task_id)
             held = self._held.get(request.task_id)
         if held is not None:
-            logger.info("task %s was delivered again while we have it", request.task_id)
+            with telling(held.request):
+                logger.info("task %s was delivered again while we have it", request.task_id)
             held.lease.adopt(message.reply)
             return
         with self._services.telemetry.delivering(request) as traced, telling(traced):

@@ -22,6 +22,7 @@ from .request import TaskRequest
 from .schedule import schedule_of
 from .services import Services
 from .settle import Again, Finish, Forget, Reason, Settlement, StandIn, settle, settle_loss
+from .story import ending
 from .unstarted import canceled, canceled_before_start, expired, lost, refused, shut_down
 
 WAKING_WITHIN: Final = 0.5
@@ -190,7 +191,8 @@ class Delivery:
         if (order := self._orders.given(request.task_id)) is not None:
             await self._cancel(result, order)
             return
-        logger.info("task %s (%s) goes back into the queue: %s", request.task_id, request.category, again.reason)
+        text, told = "task %s (%s) goes back into the queue: %s", ending(result, request.position.stored)
+        logger.info(text, request.task_id, request.category, again.reason, extra=told)
         self.lease.settle()
 
     async def _stand_in(self, result: Result) -> None:
@@ -200,9 +202,10 @@ class Delivery:
             await self._finish(canceled(result, order.verb, order.control), buried=False)
             return
         await services.requeue.stand_in(request, result)
-        told = {"reason": Reason.FALLBACK, "error_code": result.error_code, "error": result.error, "delay": 0}
-        services.events.publish(EventType.RETRYING, request, told)
-        logger.info("task %s (%s) has failed, and its fallback stands in", request.task_id, request.category)
+        data = {"reason": Reason.FALLBACK, "error_code": result.error_code, "error": result.error, "delay": 0}
+        services.events.publish(EventType.RETRYING, request, data)
+        text, told = "task %s (%s) has failed, and its fallback stands in", ending(result, request.position.stored)
+        logger.info(text, request.task_id, request.category, extra=told)
         self.lease.settle()
 
     async def _cancel(self, result: Result, order: Order) -> None:

@@ -5,6 +5,7 @@ JetrunnerError                exit code 1
 ├── ConnectError              4   no server, or it refuses us
 │   └── DisconnectedError     4   the connection was lost for good while we waited
 ├── NotFoundError             5   no such task
+├── NotReadyError             1   the worker takes no tasks
 ├── ServerError               1   the embedded nats-server cannot be had
 ├── TopologyError             1   streams or consumers are not as declared
 └── JetStreamError            1   the server answered a request with an error
@@ -39,6 +40,10 @@ class NotFoundError(JetrunnerError):
     """There is no such task."""
 
     exit_code: ClassVar[int] = 5
+
+
+class NotReadyError(JetrunnerError):
+    """A worker that was asked does not take tasks; the text says why."""
 
 
 class ServerError(JetrunnerError):

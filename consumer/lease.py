@@ -7,6 +7,7 @@ someone else may have the task by then. Its holder is told when the server confi
 import logging
 import time
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Final
 
 import anyio
@@ -38,6 +39,8 @@ class Lease:
         self._leases = leases
         self._deliveries = [delivery]
         self.expires = time.monotonic() + leases.ack_wait
+        self.context = copy_context()
+        """Where a log line about the lease is one about its task."""
         self.on_renewed: list[Callable[[], None]] = []
         """Called after each confirmed renewal; must neither block nor raise."""
         self.on_regained: list[Callable[[], None]] = []
@@ -139,7 +142,8 @@ class Leases:
             try:
                 await self._connection.request(delivery, _IN_PROGRESS, patience=self._interval / 2)
             except NoReplyError as error:
-                logger.warning("the lease of task %s was not renewed: %s", lease.task_id, error)
+                text = "the lease of task %s was not renewed: %s"
+                lease.context.run(logger.warning, text, lease.task_id, error)
                 return False
         if lease in self._held:
             lease.renewed(begun)

@@ -31,6 +31,7 @@ from .connection import Connection
 from .jetstream import api
 from .message import rebuilt
 from .request import TaskRequest
+from .story import telling
 
 PATIENCE: Final = 1.0
 """Seconds that a Result waits in memory alone."""
@@ -124,8 +125,9 @@ class Outbox:
         if letter is None:
             return
         request = self._read(letter.message())
-        await finish(request, decode(Result, letter.result), buried=letter.buried)
-        logger.info("the Result of task %s, which a dead worker had left, is stored", request.task_id)
+        with telling(request):
+            await finish(request, decode(Result, letter.result), buried=letter.buried)
+            logger.info("the Result of task %s, which a dead worker had left, is stored", request.task_id)
         await anyio.to_thread.run_sync(path.unlink)
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -20,12 +21,16 @@ from runners.process import ORPHANS, KeeperLink, end_abandoned, worker_name
 from runners.registry import Registry
 from schemas import Subjects
 
+from .alerts.watch import AlertWatch
 from .config import Config
 from .connection import Connection, ConnectOptions, connect
 from .control import Controls
 from .deliveries import Deliveries
 from .errors import ConfigError, ServerError
 from .groups import collapsed
+from .health.monitor import monitored
+from .health.readiness import CategoryReadiness, Readiness
+from .health.systemd import Notifier
 from .intake import Intake
 from .outbox import PATIENCE, Outbox
 from .overview import WorkerOverview
@@ -75,6 +80,7 @@ class Worker:
         self._hurried = anyio.Event()
         self._deliveries: Deliveries | None = None
         self._intakes: Sequence[Intake] = ()
+        self._notifier = Notifier.of(os.environ)
 
     @property
     def categories(self) -> Sequence[str]:
@@ -101,6 +107,8 @@ class Worker:
             telemetry = await stack.enter_async_context(self._telemetry())
             stack.push_async_callback(self._registry.aclose)
             connection = await stack.enter_async_context(connect(self._options))
+            look = partial(self._readiness, connection)
+            await stack.enter_async_context(monitored(self._config.health, look, telemetry))
             await self._prepare(connection)
             if abandoned := end_abandoned():
                 logger.warning("%d processes of a dead worker's tasks were killed", len(abandoned))
@@ -129,6 +137,7 @@ class Worker:
         tasks.start_soon(_sweep_orphans)
         for facility in self._facilities():
             tasks.start_soon(facility.serve)
+        tasks.start_soon(self._notifier.watch)
         tasks.start_soon(Queues(services, self._categories).run)
         if self._keeper is not None:
             tasks.start_soon(self._outlive, self._keeper)
@@ -157,10 +166,14 @@ class Worker:
                 after = self._config.unknown_category_after
                 fetching.start_soon(Unclaimed(services, after=after, served=self._served).run)
                 fetching.start_soon(undelivered.run)
+                alerts = AlertWatch(services.connection, self._subjects, self.name, self._config.alerts)
+                fetching.start_soon(alerts.run)
                 await service.start()
                 logger.info("worker %s takes tasks of %s", self.name, ", ".join(self._categories))
                 task_status.started()
+                self._notifier.ready()
                 await self._draining.wait()
+                self._notifier.stopping()
                 await service.stop()
                 deliveries.refuse()
                 fetching.cancel_scope.cancel()
@@ -194,6 +207,24 @@ class Worker:
             slots={category: self._slots(category) for category in self._categories},
             obstacles={each.category: each.obstacle for each in self._intakes if each.obstacle is not None},
             running=self._deliveries.running() if self._deliveries is not None else (),
+        )
+
+    def _readiness(self, connection: Connection) -> Readiness:
+        intakes = {intake.category: intake for intake in self._intakes}
+        return Readiness(
+            worker=self.name,
+            server=connection.server,
+            connected=connection.is_connected,
+            draining=self._draining.is_set(),
+            busy=len(self._deliveries) if self._deliveries is not None else 0,
+            categories={
+                category: CategoryReadiness(
+                    pulling=intakes[category].is_pulling if category in intakes else False,
+                    slots=self._slots(category),
+                    obstacle=intakes[category].obstacle if category in intakes else None,
+                )
+                for category in self._categories
+            },
         )
 
     def _read_request(self, message: Msg) -> TaskRequest:

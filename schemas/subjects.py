@@ -103,6 +103,10 @@ class Subjects(Struct, frozen=True):
         """Subject on which every worker is asked whether it holds a task; `*` for all."""
         return f"{self.prefix}.ask.{task_id}"
 
+    def alert(self, rule: str) -> str:
+        """Subject of the alerts of a rule; `*` for all."""
+        return f"{self.prefix}.alerts.{rule}"
+
     def last_token(self, subject: str) -> str:
         """Return the last token: a task's category, an event's type, an output's stream."""
         return subject.rpartition(".")[2]

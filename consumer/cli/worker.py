@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Annotated, NoReturn
 
 import anyio
-from cyclopts import Parameter, validators
+from cyclopts import App, Parameter, validators
 from msgspec import structs
 
 from consumer.config import Config
@@ -30,7 +30,13 @@ from .signals import shed_inherited_signals
 logger = logging.getLogger(__name__)
 
 
-def worker(
+worker = App(name="worker")
+_HEALTH = "Ask the worker here whether it is ready; exit with 0 if it is, else with 1."
+worker.command("consumer.cli.worker_health:health", name="health", help=_HEALTH)  # imported when it is called
+
+
+@worker.default
+def run(
     *,
     category: Annotated[list[str] | None, Parameter(negative="")] = None,
     concurrency: Annotated[int | None, Parameter(validator=validators.Number(gte=1, lte=10_000))] = None,
