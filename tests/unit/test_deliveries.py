@@ -14,6 +14,7 @@ from consumer.lease import Leases
 from consumer.message import rebuilt
 from consumer.request import Counts, TaskRequest
 from consumer.services import Services
+from consumer.telemetry import SILENT
 from schemas import Result, Subjects
 
 pytestmark = pytest.mark.anyio
@@ -47,6 +48,7 @@ class Server:
         self.leases = Leases(cast("Connection", self), ack_wait=30)
         services: dict[str, Any] = dict.fromkeys(Services.__struct_fields__, self)
         services |= {"config": Config(), "subjects": SUBJECTS, "worker": "me", "leases": self.leases}
+        services |= {"telemetry": SILENT}
         self.deliveries = Deliveries(Services(**services))
 
     async def load(self, task_id: str, **_: object) -> None:
