@@ -192,7 +192,7 @@ async def test_an_obstacle_of_any_worker_is_told(site: Site, sink: Sink) -> None
     """As that worker's service tells it."""
     lacks = CategoryOverview(category="docker", slots=1, busy=0, obstacle="there is no engine")
     about = {"worker": "w9", "prefix": site.subjects.prefix, "host": "h", "pid": "1", "started": "2026-11-24T00:00:00Z"}
-    async with site.worker(alerts=settings(sink, breaker={"lasts": 0})):
+    async with site.worker(worker={"categories": ["command"]}, alerts=settings(sink, breaker={"lasts": 0})):
         service = await add_service(
             site.raw, name=SERVICE, version="0.1.0", metadata=about, stats_handler=lambda _: msgspec.to_builtins(lacks)
         )

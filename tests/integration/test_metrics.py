@@ -45,7 +45,11 @@ async def sums(collector: Collector, name: str, total: float) -> dict[tuple[str,
 async def test_a_worker_s_tasks_are_counted(site: Site, collector: Collector) -> None:
     """Outcomes, messages, durations, waits, output and CPU: rates of success and use of resources follow from them."""
     subjects = site.subjects
-    async with site.worker(metrics={"endpoint": collector.sink}, runners={"command": {"max_concurrency": 3}}):
+    async with site.worker(
+        worker={"categories": ["command", "script"]},
+        metrics={"endpoint": collector.sink},
+        runners={"command": {"max_concurrency": 3}},
+    ):
         for number in range(3):
             await site.submit("command", f"good{number}", command="echo", args=["hello"])
         retry = {"max_attempts": 2, "delay": 0.05, "on": ["failed"]}
