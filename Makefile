@@ -8,8 +8,9 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed
 	@$(BIN)/jetrunner demo
 
+# Tests mostly wait, so three files at once suit two cores.
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 chaos: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/chaos --full --timeout 900 --durations 0

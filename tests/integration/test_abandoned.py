@@ -33,7 +33,11 @@ def test_a_dead_workers_task_is_ended() -> None:
         assert task.wait(PATIENCE) == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("worker", [worker_name(), "elsewhere-999999999-abcdef", "no-name", ""])
+@pytest.mark.parametrize(
+    "worker",
+    [worker_name(), "elsewhere-999999999-abcdef", "no-name", ""],
+    ids=["living", "another host's", "similar", "nobody's"],
+)
 def test_other_tasks_are_left_alone(worker: str) -> None:
     """A living worker's tasks, another host's, and processes that only look similar go on."""
     with task_of(worker) as task:
